@@ -1,0 +1,345 @@
+//! Bodies: the answer's, and the request's on its way into a guest.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+use wasmtime_wasi_http::{Error as WasiError, WasiBody};
+
+use crate::error::{Fault, Trap};
+use crate::serve::Record;
+
+/// An answer's body could not be finished; hyper aborts the connection, so that the caller sees a broken body.
+#[derive(Debug, thiserror::Error)]
+#[error("the response body was cut off: {0}")]
+pub struct Truncated(&'static str);
+
+/// The body of an answer: bytes at hand, or a stream that a guest is still writing.
+#[derive(Debug)]
+pub struct ReplyBody(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Full(Option<Bytes>),
+    Guest(Box<GuestBody>),
+}
+
+impl ReplyBody {
+    /// No bytes at all.
+    pub fn empty() -> Self {
+        Self(Inner::Full(None))
+    }
+
+    /// These bytes.
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self(Inner::Full((!bytes.is_empty()).then_some(bytes)))
+    }
+
+    /// A guest's stream.
+    pub fn guest(body: GuestBody) -> Self {
+        Self(Inner::Guest(Box::new(body)))
+    }
+
+    /// Let the log line of the request wait for the end of the stream. Returned when there is nothing to wait for.
+    pub fn attach(&mut self, record: Record) -> Option<Record> {
+        match &mut self.0 {
+            Inner::Full(_) => Some(record),
+            Inner::Guest(body) => {
+                body.record = Some(record);
+                None
+            }
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = Truncated;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
+        match &mut self.get_mut().0 {
+            Inner::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Inner::Guest(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Full(bytes) => bytes.is_none(),
+            Inner::Guest(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Inner::Guest(body) => body.size.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
+/// What the two ends of a guest's response body share: the connection that reads it, and the driver that runs the
+/// guest. A body that ends because its guest died must not look finished: the driver calls [`Stream::die`] *before*
+/// it drops the store, and an end of file after that is an error.
+#[derive(Debug, Default)]
+pub struct Stream {
+    inner: Mutex<StreamInner>,
+    /// Milliseconds since the driver's start at which the body last moved, in either direction.
+    moved: AtomicU64,
+}
+
+#[derive(Default)]
+struct StreamInner {
+    body: Option<WasiBody>,
+    /// Frames that were ready when the guest died: they were written by it and are sent.
+    kept: VecDeque<Frame<Bytes>>,
+    end: End,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+enum End {
+    /// The guest lives, or has ended well.
+    #[default]
+    Open,
+    /// Finished by the guest.
+    Complete,
+    /// The guest died before the body was finished.
+    Died(Fault),
+}
+
+impl std::fmt::Debug for StreamInner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamInner")
+            .field("end", &self.end)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    fn lock(&self) -> MutexGuard<'_, StreamInner> {
+        // A panic while the lock is held leaves at worst an unfinished body, which reads as one.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Note that bytes moved.
+    pub fn touch(&self, since: Instant) {
+        self.moved.store(
+            u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// How long ago bytes last moved.
+    pub fn idle(&self, since: Instant) -> Duration {
+        since
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
+    }
+
+    /// The body that came with the response head.
+    pub fn attach(&self, body: WasiBody) {
+        self.lock().body = Some(body);
+    }
+
+    /// Whether the body was read to the end that the guest gave it.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.lock().end, End::Complete)
+    }
+
+    /// The guest has died. What it had written so far is kept; a body it had finished stands.
+    pub fn die(&self, fault: Fault) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        if !matches!(inner.end, End::Open) {
+            return;
+        }
+        inner.end = End::Died(fault);
+        if let Some(mut body) = inner.body.take() {
+            let mut cx = Context::from_waker(Waker::noop());
+            // The store is still alive, so an end of file here is one that the guest meant.
+            while let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(&mut cx) {
+                match frame {
+                    Some(Ok(frame)) => inner.kept.push_back(frame),
+                    Some(Err(_)) => break,
+                    None => {
+                        inner.end = End::Complete;
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(waker) = inner.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The reading end of a guest's response body.
+#[derive(Debug)]
+pub struct GuestBody {
+    stream: Arc<Stream>,
+    since: Instant,
+    size: Option<u64>,
+    /// Dropped with the body: the driver then knows that nobody reads any more.
+    _reader: oneshot::Sender<()>,
+    finished: bool,
+    record: Option<Record>,
+}
+
+impl GuestBody {
+    /// Read the body that was attached to a stream. `size` is the `Content-Length` that the guest gave. The receiver
+    /// resolves when the reader is gone.
+    pub fn new(stream: Arc<Stream>, since: Instant, size: Option<u64>) -> (Self, oneshot::Receiver<()>) {
+        let (reader, gone) = oneshot::channel();
+        (
+            Self {
+                stream,
+                since,
+                size,
+                _reader: reader,
+                finished: false,
+                record: None,
+            },
+            gone,
+        )
+    }
+
+    /// Read to the end, or to `bytes`, and let nobody see it: the body of an answer that has none (`HEAD`, 204, 304).
+    /// Dropping it instead would fail the guest's writes.
+    pub async fn drain(mut self, bytes: usize) {
+        let mut read = 0;
+        while let Some(Ok(frame)) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > bytes {
+                return;
+            }
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
+        if self.finished {
+            return Poll::Ready(None);
+        }
+        let polled = {
+            let mut inner = self.stream.lock();
+            inner.poll(cx)
+        };
+        self.stream.touch(self.since);
+        let result = ready!(polled);
+        if let Some(record) = &mut self.record {
+            match &result {
+                Some(Ok(frame)) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(fault)) => record.cut(fault),
+                None => record.complete(),
+            }
+        }
+        self.finished = !matches!(result, Some(Ok(_)));
+        if self.finished {
+            // The line is written now, not when hyper lets go of the body.
+            self.record = None;
+        }
+        Poll::Ready(result.map(|r| r.map_err(|fault| Truncated(fault.trap.label()))))
+    }
+}
+
+impl StreamInner {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Some(frame) = self.kept.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match (&self.end, &mut self.body) {
+            (End::Died(fault), _) => Poll::Ready(Some(Err(fault.clone()))),
+            (End::Complete, _) | (End::Open, None) => Poll::Ready(None),
+            (End::Open, Some(body)) => match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => {
+                    if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                        self.waker = Some(cx.waker().clone());
+                    }
+                    Poll::Pending
+                }
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Err(error))) => {
+                    let fault = Fault::new(
+                        Trap::Refused,
+                        format!("the guest gave up its response body: {error}"),
+                    );
+                    Poll::Ready(Some(Err(fault)))
+                }
+                Poll::Ready(None) => {
+                    self.end = End::Complete;
+                    Poll::Ready(None)
+                }
+            },
+        }
+    }
+}
+
+/// A request's body on its way into a guest: counts as progress, and fails when nothing comes for too long.
+pub struct RequestBody {
+    body: Incoming,
+    stream: Arc<Stream>,
+    since: Instant,
+    patience: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// `patience` is how long the client may send nothing while the guest waits for it.
+    pub fn new(body: Incoming, stream: Arc<Stream>, since: Instant, patience: Duration) -> Self {
+        Self {
+            body,
+            stream,
+            since,
+            patience,
+            timer: None,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = WasiError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, WasiError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                this.timer = None;
+                this.stream.touch(this.since);
+                Poll::Ready(frame.map(|f| f.map_err(WasiError::Hyper)))
+            }
+            Poll::Pending => {
+                let patience = this.patience;
+                let timer = this
+                    .timer
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                ready!(timer.as_mut().poll(cx));
+                Poll::Ready(Some(Err(WasiError::ConnectionReadTimeout)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

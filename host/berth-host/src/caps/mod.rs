@@ -1,0 +1,18 @@
+//! What a guest gets from the host: one module per interface, named as in WIT.
+//!
+//! Adding one is described in ARCHITECTURE.md, "Adding a capability".
+
+pub mod log;
+pub mod outgoing;
+pub mod settings;
+pub mod stdio;
+
+/// Generated from `wit/host`.
+#[allow(missing_docs, reason = "generated from WIT, which has the docs")]
+pub mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../../wit/host",
+        world: "imports",
+        imports: { default: trappable },
+    });
+}

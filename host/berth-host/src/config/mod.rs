@@ -1,0 +1,359 @@
+//! The manifest, `berth.toml`: read once, checked whole, turned into a [`HostSpec`].
+//!
+//! Every fault is found in one run and says where it is, what is wrong and what would be right. An unknown key is a
+//! fault too, with the nearest known one: a misspelt limit must not be a missing limit. Every scalar key of a section
+//! has an environment variable, `BERTH_<SECTION>_<KEY>`, which wins over the file.
+
+mod read;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::Method;
+
+use crate::caps::settings::Settings;
+use crate::grants::{Capability, Grants};
+use crate::route::{AddError, Methods, Router};
+use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
+use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
+use read::{Reader, Section, Value, nearest};
+
+const MIB: u64 = 1024 * 1024;
+
+/// One fault of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ManifestFault {
+    /// The manifest's file.
+    pub file: PathBuf,
+    /// Where in the file, from 1; not there for a fault of the environment or of what is missing altogether.
+    pub line: Option<usize>,
+    /// In characters, from 1.
+    pub column: Option<usize>,
+    /// The key, as in `plugins.auth.policy`; empty for a fault of the syntax.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for ManifestFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            write!(f, ":{line}:{column}")?;
+        }
+        if self.key.is_empty() {
+            write!(f, ": {}", self.message)
+        } else {
+            write!(f, ": {}: {}", self.key, self.message)
+        }
+    }
+}
+
+/// Read and check a manifest.
+///
+/// # Errors
+/// Every fault in it, in the file's order.
+pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<HostSpec, Vec<ManifestFault>> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        let message = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "there is no such file; name the manifest with --config".to_owned()
+            }
+            std::io::ErrorKind::InvalidData => "it is not UTF-8".to_owned(),
+            _ => format!("it can't be read: {error}"),
+        };
+        vec![ManifestFault {
+            file: file.to_owned(),
+            line: None,
+            column: None,
+            key: String::new(),
+            message,
+        }]
+    })?;
+    parse(file, &text, env)
+}
+
+/// Check a manifest's text. Relative paths in it are relative to `file`'s folder.
+///
+/// # Errors
+/// Every fault in it, in the file's order.
+pub fn parse(
+    file: &Path,
+    text: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<HostSpec, Vec<ManifestFault>> {
+    let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
+    let reader = Reader::new(file, text, env);
+    for error in syntax {
+        reader.fault(error.span().map(|s| s.start), "", error.message().to_owned());
+    }
+    let root = Section::root(&reader, document.get_ref());
+    let spec = manifest(&reader, &root);
+    root.finish();
+    let faults = reader.into_faults();
+    if faults.is_empty() { Ok(spec) } else { Err(faults) }
+}
+
+fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
+    let http = root.section("http");
+    let listen = http
+        .scalar("listen", values::address)
+        .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let admin_section = root.section("admin");
+    let admin = admin_section
+        .scalar("listen", values::address_or_off)
+        .unwrap_or(Some(SocketAddr::from(([127, 0, 0, 1], 8081))));
+    let limits = root.section("limits");
+    let host_limits = HostLimits {
+        // hyper's smallest buffer is 8 KiB.
+        header_bytes: http
+            .scalar("header_bytes", values::size(8 * 1024, MIB))
+            .unwrap_or(64 * 1024) as usize,
+        header_time: http
+            .scalar("header_time", values::duration)
+            .unwrap_or(Duration::from_secs(10)),
+        body_bytes: http
+            .scalar("body_bytes", values::size(0, 1024 * MIB))
+            .unwrap_or(MIB),
+        idle_time: http
+            .scalar("idle_time", values::duration)
+            .unwrap_or(Duration::from_secs(30)),
+        connections: http
+            .scalar("connections", values::count(1, 1_000_000))
+            .unwrap_or(10_000) as usize,
+        drain_time: http
+            .scalar("drain_time", values::duration)
+            .unwrap_or(Duration::from_secs(30)),
+        instances: limits.scalar("instances", values::count(1, 4096)).unwrap_or(256),
+        memory_budget: limits
+            .scalar("total_memory", values::size(MIB, u64::MAX))
+            .unwrap_or(4096 * MIB) as usize,
+    };
+    let defaults = plugin_limits(
+        &limits,
+        PluginLimits {
+            memory: 64 * MIB as usize,
+            cpu: Duration::from_millis(500),
+            wall: Duration::from_secs(30),
+            concurrency: 64,
+        },
+    );
+    http.finish();
+    admin_section.finish();
+    limits.finish();
+
+    let plugins = plugins(reader, root, defaults);
+    let routes = routes(reader, root, &plugins);
+    HostSpec {
+        listen,
+        admin,
+        limits: host_limits,
+        plugins,
+        routes,
+        file: reader.file().to_owned(),
+    }
+}
+
+fn plugin_limits(section: &Section<'_, '_>, defaults: PluginLimits) -> PluginLimits {
+    PluginLimits {
+        memory: section
+            .scalar("memory", values::size(MIB, 4096 * MIB))
+            .map_or(defaults.memory, |bytes| bytes as usize),
+        cpu: section.scalar("cpu", values::duration).unwrap_or(defaults.cpu),
+        wall: section.scalar("wall", values::duration).unwrap_or(defaults.wall),
+        concurrency: section
+            .scalar("concurrency", values::count(1, 100_000))
+            .unwrap_or(defaults.concurrency),
+    }
+}
+
+fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) -> Vec<PluginSpec> {
+    let mut specs = Vec::new();
+    let mut policies: Vec<(Policy, String)> = Vec::new();
+    let table = root.section("plugins");
+    for (name, at) in table.keys() {
+        let section = table.section(&name);
+        let key = section.path().to_owned();
+        if !values::is_plugin_name(&name) {
+            reader.fault(
+                Some(at),
+                &key,
+                "a plugin's name has 1 to 64 lower-case letters, digits and \"-\", as in \"my-handler\""
+                    .to_owned(),
+            );
+        }
+        let component = section.required("component", "the path of the plugin's .wasm file", values::path);
+        let policy = section.scalar("policy", values::policy);
+        if let Some(policy) = policy {
+            match policies.iter().find(|(p, _)| *p == policy) {
+                Some((_, other)) => reader.fault(
+                    Some(at),
+                    &format!("{key}.policy"),
+                    format!(
+                        "\"{other}\" is the {} policy already, and there is one of each",
+                        policy.key()
+                    ),
+                ),
+                None => policies.push((policy, name.clone())),
+            }
+        }
+        section.scalar("reuse", values::reuse);
+        let grants = grants(reader, &section);
+        let limits_section = section.section("limits");
+        let limits = plugin_limits(&limits_section, defaults);
+        limits_section.finish();
+        let settings = settings(reader, &section);
+        section.finish();
+        specs.push(PluginSpec {
+            name,
+            component: reader.resolve(&component.unwrap_or_default()),
+            policy,
+            grants,
+            limits,
+            settings,
+        });
+    }
+    specs
+}
+
+fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
+    let section = plugin.section("grants");
+    let granted = section.keys().into_iter().filter_map(|(key, at)| {
+        let Some(capability) = Capability::ALL.into_iter().find(|c| c.key() == key) else {
+            let known = Capability::ALL.map(Capability::key);
+            let hint = nearest(&key, &known).map(|k| format!("did you mean \"{k}\"?"));
+            let hint = hint.unwrap_or_else(|| format!("there is {}", values::list(&known)));
+            reader.fault(
+                Some(at),
+                &format!("{}.{key}", section.path()),
+                format!("there is no such grant; {hint}"),
+            );
+            return None;
+        };
+        section
+            .scalar(&key, values::boolean)
+            .filter(|given| *given)
+            .map(|_| capability)
+    });
+    Grants::new(granted.collect())
+}
+
+fn settings(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Settings {
+    let section = plugin.section("settings");
+    let mut settings = BTreeMap::new();
+    for (key, at) in section.keys() {
+        match section.value(&key) {
+            Some(Value::Text(text) | Value::Integer(text) | Value::Other(text)) => {
+                settings.insert(key, text);
+            }
+            Some(Value::Boolean(value)) => {
+                settings.insert(key, value.to_string());
+            }
+            _ => reader.fault(
+                Some(at),
+                &format!("{}.{key}", section.path()),
+                "a setting is a string, a number or a boolean".to_owned(),
+            ),
+        }
+    }
+    settings
+}
+
+fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -> Vec<RouteSpec> {
+    let has_auth = plugins.iter().any(|p| p.policy == Some(Policy::Auth));
+    let mut taken = Router::new();
+    for (path, method) in fixed_routes(has_auth) {
+        // The host's own routes are disjoint; a test of this module builds them.
+        let _ = taken.add(path, &Methods::Only(vec![method]), (), usize::MAX);
+    }
+    let mut specs: Vec<RouteSpec> = Vec::new();
+    for section in root.tables("routes") {
+        let at = section.at();
+        let path = section.required("path", "the path that it takes, as in \"/hello/*\"", values::text);
+        let plugin = section.required("plugin", "the name of the handler that answers", values::text);
+        let access = section.required(
+            "access",
+            "who may call it: \"public\", \"user\" or \"role:<name>\"",
+            values::access,
+        );
+        let methods = section.list("methods", values::method);
+        let methods = methods.map_or(Methods::Any, |list: Vec<Method>| Methods::Only(list));
+        let fault = |key: &str, message: String| {
+            reader.fault(
+                section.at_of(key).or(at),
+                &format!("{}.{key}", section.path()),
+                message,
+            );
+        };
+        if methods == Methods::Only(Vec::new()) {
+            fault(
+                "methods",
+                "the list is empty; leave the key out to take every method".to_owned(),
+            );
+        }
+        if let Some(name) = &plugin {
+            match plugins.iter().find(|p| p.name == *name) {
+                None => {
+                    let names: Vec<&str> = plugins.iter().map(|p| p.name.as_str()).collect();
+                    fault(
+                        "plugin",
+                        match nearest(name, &names) {
+                            Some(near) => format!("there is no plugin \"{name}\"; did you mean \"{near}\"?"),
+                            None => format!("there is no plugin \"{name}\"; add a table [plugins.{name}]"),
+                        },
+                    );
+                }
+                Some(PluginSpec {
+                    policy: Some(policy), ..
+                }) => fault(
+                    "plugin",
+                    format!(
+                        "\"{name}\" is the {} policy, whose routes are fixed; a route leads to a handler",
+                        policy.key()
+                    ),
+                ),
+                Some(_) => {}
+            }
+        }
+        if let Some(access) = &access
+            && *access != Access::Public
+            && !has_auth
+        {
+            fault(
+                "access",
+                "nobody can sign in: no plugin has `policy = \"auth\"`".to_owned(),
+            );
+        }
+        if let Some(path) = &path {
+            match taken.add(path, &methods, (), specs.len()) {
+                Ok(()) => {}
+                Err(AddError::Pattern(error)) => fault("path", format!("\"{path}\": {error}")),
+                Err(AddError::Taken(usize::MAX)) => {
+                    fault(
+                        "path",
+                        format!("\"{path}\" is the host's own; choose another path"),
+                    );
+                }
+                Err(AddError::Taken(other)) => fault(
+                    "path",
+                    format!("routes[{other}] takes \"{path}\" already, with a method in common"),
+                ),
+            }
+        }
+        section.finish();
+        specs.push(RouteSpec {
+            path: path.unwrap_or_default(),
+            plugin: plugin.unwrap_or_default(),
+            methods,
+            access: access.unwrap_or(Access::User),
+        });
+    }
+    specs
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! Single values: from text to a type, or a sentence that says what would be right.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Method;
+
+use super::read::{Value, nearest};
+use crate::runtime::plugin::Policy;
+use crate::state::Access;
+
+/// A value, or what is wrong with it.
+pub(super) type Parsed<T> = Result<T, String>;
+
+/// A function from a raw value to a typed one.
+pub(super) fn text(value: &Value) -> Parsed<String> {
+    match value {
+        Value::Text(text) => Ok(text.clone()),
+        other => Err(format!("must be a string, not {}", other.kind())),
+    }
+}
+
+pub(super) fn path(value: &Value) -> Parsed<String> {
+    let text = text(value)?;
+    if text.is_empty() {
+        Err("must not be empty".to_owned())
+    } else {
+        Ok(text)
+    }
+}
+
+pub(super) fn boolean(value: &Value) -> Parsed<bool> {
+    match value {
+        Value::Boolean(value) => Ok(*value),
+        Value::Text(text) if text == "true" => Ok(true),
+        Value::Text(text) if text == "false" => Ok(false),
+        other => Err(format!("must be true or false, not {}", other.kind())),
+    }
+}
+
+pub(super) fn address(value: &Value) -> Parsed<SocketAddr> {
+    let text = text(value)?;
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an address with a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\"")
+    })
+}
+
+pub(super) fn address_or_off(value: &Value) -> Parsed<Option<SocketAddr>> {
+    if matches!(value, Value::Text(text) if text == "off") {
+        return Ok(None);
+    }
+    address(value).map(Some).map_err(|e| format!("{e}, nor \"off\""))
+}
+
+/// A size in bytes: `"64MiB"`, or a number.
+pub(super) fn size(min: u64, max: u64) -> impl Fn(&Value) -> Parsed<u64> {
+    move |value| {
+        let text = match value {
+            Value::Text(text) | Value::Integer(text) => text,
+            other => return Err(format!("must be a size as in \"64MiB\", not {}", other.kind())),
+        };
+        let size: bytesize::ByteSize = text
+            .parse()
+            .map_err(|_| format!("{text:?} is not a size, as in \"64MiB\" or \"512KiB\""))?;
+        within(size.as_u64(), min, max, |n| {
+            bytesize::ByteSize(n).display().iec().to_string().replace(' ', "")
+        })
+    }
+}
+
+/// A whole number.
+pub(super) fn count(min: u32, max: u32) -> impl Fn(&Value) -> Parsed<u32> {
+    move |value| {
+        let text = match value {
+            Value::Text(text) | Value::Integer(text) => text,
+            other => return Err(format!("must be a whole number, not {}", other.kind())),
+        };
+        let number: i64 = text
+            .replace('_', "")
+            .parse()
+            .map_err(|_| format!("{text:?} is not a whole number"))?;
+        let number = u64::try_from(number).map_err(|_| format!("{number} is too little; at least {min}"))?;
+        let number = within(number, min.into(), max.into(), |n| n.to_string())?;
+        u32::try_from(number).map_err(|_| format!("{number} is too much; at most {max}"))
+    }
+}
+
+fn within(number: u64, min: u64, max: u64, show: impl Fn(u64) -> String) -> Parsed<u64> {
+    if number < min {
+        return Err(format!("{} is too little; at least {}", show(number), show(min)));
+    }
+    if number > max {
+        return Err(format!("{} is too much; at most {}", show(number), show(max)));
+    }
+    Ok(number)
+}
+
+/// A time: `"500ms"`, `"10s"`, `"1m 30s"`. More than nothing and at most a day.
+pub(super) fn duration(value: &Value) -> Parsed<Duration> {
+    let Value::Text(text) = value else {
+        return Err(format!(
+            "must be a time with its unit as in \"500ms\" or \"10s\", not {}",
+            value.kind()
+        ));
+    };
+    let time = humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a time with its unit, as in \"500ms\" or \"10s\""))?;
+    if time < Duration::from_millis(1) || time > Duration::from_secs(86_400) {
+        return Err(format!("{text:?} is out of bounds; from \"1ms\" to \"1day\""));
+    }
+    Ok(time)
+}
+
+pub(super) fn policy(value: &Value) -> Parsed<Policy> {
+    let text = text(value)?;
+    let known = Policy::ALL.map(Policy::key);
+    Policy::ALL
+        .into_iter()
+        .find(|p| p.key() == text)
+        .ok_or_else(|| unknown("policy", &text, &known))
+}
+
+pub(super) fn reuse(value: &Value) -> Parsed<()> {
+    let text = text(value)?;
+    match text.as_str() {
+        "none" => Ok(()),
+        "serial" | "concurrent" => Err(format!(
+            "\"{text}\" isn't available yet; leave the key out for \"none\""
+        )),
+        _ => Err(unknown("kind of reuse", &text, &["none"])),
+    }
+}
+
+pub(super) fn access(value: &Value) -> Parsed<Access> {
+    let text = text(value)?;
+    match text.as_str() {
+        "public" => Ok(Access::Public),
+        "user" => Ok(Access::User),
+        _ => match text.strip_prefix("role:") {
+            Some(role) if !role.is_empty() => Ok(Access::Role(role.to_owned())),
+            _ => Err(format!("{text:?} is not \"public\", \"user\" or \"role:<name>\"")),
+        },
+    }
+}
+
+/// The methods of RFC 9110 and RFC 5789, in capitals. A misspelt extension method would never be called.
+pub(super) fn method(value: &Value) -> Parsed<Method> {
+    const KNOWN: [&str; 8] = [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
+    ];
+    let text = text(value)?;
+    let known = KNOWN.iter().find(|k| **k == text);
+    known
+        .and_then(|k| k.parse().ok())
+        .ok_or_else(|| unknown("method", &text, &KNOWN))
+}
+
+pub(super) fn is_plugin_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn unknown(what: &str, given: &str, known: &[&str]) -> String {
+    match nearest(given, known) {
+        Some(near) => format!("{given:?} is not a {what}; did you mean \"{near}\"?"),
+        None => format!("{given:?} is not a {what}; there is {}", list(known)),
+    }
+}
+
+/// `"a", "b" and "c"`.
+pub(super) fn list(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => "none".to_owned(),
+    }
+}

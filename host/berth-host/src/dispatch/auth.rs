@@ -1,0 +1,268 @@
+//! The `auth` policy: which routes it has, and one call of one of its functions.
+
+use std::sync::Arc;
+
+use http::{Method, Response};
+use tokio::time::timeout;
+
+use super::auth_json::{Input, Output};
+use super::{report, too_late};
+use crate::body::ReplyBody;
+use crate::error::{Error, FieldError, PolicyProblem};
+use crate::gate::AuthCall;
+use crate::respond::{self, Success};
+use crate::runtime::instance::{self, Ctx, Origin};
+use crate::runtime::limits::{Meter, metered};
+use crate::runtime::plugin::Pre;
+use crate::runtime::trap;
+use crate::serve::Record;
+use crate::state::Host;
+use bindings::AuthPolicyPre;
+use bindings::berth::policy::types::{Principal, Problem, RequestInfo};
+
+/// Generated from `wit/policy`.
+#[allow(missing_docs, reason = "generated from WIT, which has the docs")]
+pub mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../../wit/policy",
+        world: "auth-policy",
+        imports: { default: trappable },
+        exports: { default: async },
+        require_store_data_send: true,
+        with: { "berth:host": crate::caps::bindings::berth::host },
+    });
+}
+
+/// One function of the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthOp {
+    /// `register`
+    Register,
+    /// `login`
+    Login,
+    /// `refresh`
+    Refresh,
+    /// `logout`
+    Logout,
+    /// `me`
+    Me,
+    /// `change-password`
+    ChangePassword,
+    /// `verify-email`
+    VerifyEmail,
+    /// `sessions`
+    Sessions,
+    /// `revoke`
+    Revoke,
+}
+
+impl AuthOp {
+    /// Whether somebody must be signed in.
+    pub const fn needs_caller(self) -> bool {
+        !matches!(
+            self,
+            Self::Register | Self::Login | Self::Refresh | Self::VerifyEmail
+        )
+    }
+
+    /// Whether a JSON body is read.
+    pub const fn has_body(self) -> bool {
+        matches!(
+            self,
+            Self::Register | Self::Login | Self::Refresh | Self::VerifyEmail | Self::ChangePassword
+        )
+    }
+}
+
+/// One route of the policy.
+#[derive(Debug)]
+pub struct AuthRoute {
+    /// Its method.
+    pub method: Method,
+    /// Its pattern.
+    pub path: &'static str,
+    /// What it calls.
+    pub op: AuthOp,
+}
+
+/// Every route of the policy. `signup`, `/api/v1/auth/me` and `/api/v1/auth/profile` are the names that existing
+/// clients use.
+pub const AUTH_ROUTES: &[AuthRoute] = &[
+    AuthRoute {
+        method: Method::POST,
+        path: "/api/v1/auth/register",
+        op: AuthOp::Register,
+    },
+    AuthRoute {
+        method: Method::POST,
+        path: "/api/v1/auth/signup",
+        op: AuthOp::Register,
+    },
+    AuthRoute {
+        method: Method::POST,
+        path: "/api/v1/auth/login",
+        op: AuthOp::Login,
+    },
+    AuthRoute {
+        method: Method::POST,
+        path: "/api/v1/auth/refresh",
+        op: AuthOp::Refresh,
+    },
+    AuthRoute {
+        method: Method::POST,
+        path: "/api/v1/auth/logout",
+        op: AuthOp::Logout,
+    },
+    AuthRoute {
+        method: Method::POST,
+        path: "/api/v1/auth/verify-email",
+        op: AuthOp::VerifyEmail,
+    },
+    AuthRoute {
+        method: Method::GET,
+        path: "/api/v1/me",
+        op: AuthOp::Me,
+    },
+    AuthRoute {
+        method: Method::GET,
+        path: "/api/v1/auth/me",
+        op: AuthOp::Me,
+    },
+    AuthRoute {
+        method: Method::GET,
+        path: "/api/v1/auth/profile",
+        op: AuthOp::Me,
+    },
+    AuthRoute {
+        method: Method::PATCH,
+        path: "/api/v1/me/password",
+        op: AuthOp::ChangePassword,
+    },
+    AuthRoute {
+        method: Method::GET,
+        path: "/api/v1/auth/sessions",
+        op: AuthOp::Sessions,
+    },
+    AuthRoute {
+        method: Method::DELETE,
+        path: "/api/v1/auth/sessions/{id}",
+        op: AuthOp::Revoke,
+    },
+];
+
+/// Call the policy in a fresh instance.
+///
+/// # Errors
+/// The policy's own refusal, or its failure.
+pub async fn call(
+    host: &Arc<Host>,
+    record: &mut Record,
+    call: AuthCall,
+) -> Result<Response<ReplyBody>, Error> {
+    let AuthCall {
+        plugin,
+        version,
+        op,
+        input,
+        caller,
+        info,
+        admission,
+    } = call;
+    let limits = plugin.limits;
+    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
+    let Pre::Auth(pre) = &version.pre else {
+        return Err(Error::Internal(
+            "the auth route leads to a plugin that is no auth policy".to_owned(),
+        ));
+    };
+    let meter = Arc::new(Meter::new(limits.cpu));
+    record.runs(&meter, admission.queued);
+    let mut store = instance::store(&host.runtime, Arc::clone(&origin), &meter, admission);
+    let invoked = timeout(
+        limits.wall,
+        metered(&meter, invoke(&mut store, pre, op, info, caller, input)),
+    )
+    .await;
+    let error = match invoked {
+        Ok(Ok(Ok(output))) => return encode(op, &output),
+        Ok(Ok(Err(problem))) => return Err(Error::Problem(refusal(problem))),
+        Ok(Err(error)) => trap::classify(&error, &meter),
+        Err(_) => Error::Guest(too_late("the policy had not answered", limits.wall)),
+    };
+    report(&origin, &error);
+    Err(error)
+}
+
+async fn invoke(
+    store: &mut wasmtime::Store<Ctx>,
+    pre: &AuthPolicyPre<Ctx>,
+    op: AuthOp,
+    info: RequestInfo,
+    caller: Option<Principal>,
+    input: Input,
+) -> wasmtime::Result<Result<Output, Problem>> {
+    let policy = pre.instantiate_async(&mut *store).await?;
+    let auth = policy.berth_policy_auth();
+    let caller = caller.as_ref();
+    Ok(match (op, input, caller) {
+        (AuthOp::Register, Input::Registration(it), _) => {
+            auth.call_register(store, &info, &it).await?.map(Output::Session)
+        }
+        (AuthOp::Login, Input::Credentials(it), _) => {
+            auth.call_login(store, &info, &it).await?.map(Output::Session)
+        }
+        (AuthOp::Refresh, Input::Token(it), _) => {
+            auth.call_refresh(store, &info, &it).await?.map(Output::Session)
+        }
+        (AuthOp::VerifyEmail, Input::Token(it), _) => {
+            auth.call_verify_email(store, &info, &it).await?.map(Output::User)
+        }
+        (AuthOp::Logout, _, Some(who)) => auth
+            .call_logout(store, &info, who)
+            .await?
+            .map(|()| Output::LoggedOut),
+        (AuthOp::Me, _, Some(who)) => auth.call_me(store, &info, who).await?.map(Output::User),
+        (AuthOp::ChangePassword, Input::PasswordChange(it), Some(who)) => auth
+            .call_change_password(store, &info, who, &it)
+            .await?
+            .map(|()| Output::PasswordChanged),
+        (AuthOp::Sessions, _, Some(who)) => {
+            auth.call_sessions(store, &info, who).await?.map(Output::Sessions)
+        }
+        (AuthOp::Revoke, Input::Id(id), Some(who)) => auth
+            .call_revoke(store, &info, who, &id)
+            .await?
+            .map(|()| Output::Revoked(id)),
+        // The gate decodes what the operation takes and lets nobody through without a caller.
+        _ => return Err(wasmtime::Error::msg("an auth call without its input or caller")),
+    })
+}
+
+fn encode(op: AuthOp, output: &Output) -> Result<Response<ReplyBody>, Error> {
+    let success = if op == AuthOp::Register {
+        Success::Created
+    } else {
+        Success::Done
+    };
+    let body = output
+        .to_json()
+        .map_err(|e| Error::Internal(format!("an answer could not be encoded: {e}")))?;
+    Ok(respond::json(success, body))
+}
+
+fn refusal(problem: Problem) -> PolicyProblem {
+    PolicyProblem {
+        status: problem.status,
+        code: problem.code,
+        detail: problem.detail,
+        retry_after: problem.retry_after,
+        fields: problem
+            .fields
+            .into_iter()
+            .map(|f| FieldError {
+                pointer: f.pointer,
+                detail: f.detail,
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,356 @@
+//! A `wasi:http` handler, 0.2 or 0.3: one fresh instance, driven until it has nothing more to do.
+//!
+//! The driver owns the store. Until the response head it is polled by the connection's own task, so that a handler
+//! that answers at once costs no task of its own, and a client that leaves drops it, store and all. If the guest is
+//! still at work when the head is there (a streaming body, work after the answer), the driver goes on in a task,
+//! watched by [`watch`].
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures::channel::oneshot;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, Uri, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{sleep, timeout};
+use wasmtime::{AsContextMut, Store};
+use wasmtime_wasi_http::handler::{Prepared, ProxyPre};
+use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+
+use super::{report, too_late};
+use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
+use crate::error::{Error, Fault, Trap};
+use crate::gate::HttpCall;
+use crate::respond;
+use crate::runtime::instance::{self, Ctx, Origin};
+use crate::runtime::limits::{Meter, metered};
+use crate::runtime::plugin::{Pre, Version};
+use crate::runtime::trap;
+use crate::serve::Record;
+use crate::state::Host;
+
+/// Bytes of a body that are read although nobody will see them.
+const MAX_UNSEEN: usize = 16 * 1024 * 1024;
+
+type Head = Response<()>;
+type Driver = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Call the handler.
+///
+/// # Errors
+/// The guest's failure, as long as no head was sent.
+pub async fn call(
+    host: &Arc<Host>,
+    record: &mut Record,
+    call: HttpCall,
+) -> Result<Response<ReplyBody>, Error> {
+    let HttpCall {
+        plugin,
+        version,
+        request,
+        admission,
+    } = call;
+    let limits = plugin.limits;
+    let is_head = request.method() == http::Method::HEAD;
+    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
+    let meter = Arc::new(Meter::new(limits.cpu));
+    record.runs(&meter, admission.queued);
+    let stream = Arc::new(Stream::default());
+    let store = instance::store(&host.runtime, Arc::clone(&origin), &meter, admission);
+    let request = into_guest(request, &version, &stream, meter.base(), host.limits.idle_time)?;
+
+    let (head_tx, mut head_rx) = oneshot::channel();
+    let run = Run {
+        store,
+        version,
+        meter: Arc::clone(&meter),
+        stream: Arc::clone(&stream),
+    };
+    let mut driver: Driver = Box::pin(run.drive(request, head_tx));
+    let mut ended = None;
+    let head = timeout(
+        limits.wall,
+        poll_fn(|cx| {
+            if ended.is_none()
+                && let Poll::Ready(end) = driver.as_mut().poll(cx)
+            {
+                ended = Some(end);
+            }
+            match (Pin::new(&mut head_rx).poll(cx), &ended) {
+                (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
+                (_, Some(Err(error))) => Poll::Ready(Err(error.clone())),
+                (Poll::Ready(Err(_)), _) | (_, Some(Ok(()))) => Poll::Ready(Err(no_response())),
+                (Poll::Pending, None) => Poll::Pending,
+            }
+        }),
+    )
+    .await
+    .unwrap_or_else(|_| {
+        Err(Error::Guest(too_late(
+            "the handler had not begun its response",
+            limits.wall,
+        )))
+    });
+
+    let head = match head {
+        Ok(head) => head,
+        Err(error) => {
+            report(&origin, &error);
+            return Err(error);
+        }
+    };
+    if let Some(Err(error)) = &ended {
+        report(&origin, error);
+    }
+    let rest = ended.is_none().then_some(driver);
+    let since = meter.base();
+    let (body, gone) = GuestBody::new(Arc::clone(&stream), since, size(&head));
+    if let Some(driver) = rest {
+        tokio::spawn(watch(driver, gone, origin, stream, since, host.limits.idle_time));
+    }
+    let reply = if is_head || respond::is_bodiless(head.status()) {
+        tokio::spawn(body.drain(MAX_UNSEEN));
+        ReplyBody::empty()
+    } else {
+        ReplyBody::guest(body)
+    };
+    Ok(head.map(|()| reply))
+}
+
+/// Everything that one run of a guest needs.
+struct Run {
+    store: Store<Ctx>,
+    version: Arc<Version>,
+    meter: Arc<Meter>,
+    stream: Arc<Stream>,
+}
+
+impl Run {
+    /// Run the guest to its end. The head is sent as soon as it is there; its body goes into the shared stream
+    /// first, so that [`Stream::die`] finds it while the store is still alive.
+    async fn drive(self, request: Request<WasiBody>, head_tx: oneshot::Sender<Head>) -> Result<(), Error> {
+        let Self {
+            mut store,
+            version,
+            meter,
+            stream,
+        } = self;
+        let Pre::Http(pre) = &version.pre else {
+            return Err(Error::Internal(
+                "the route leads to a plugin that is no handler".to_owned(),
+            ));
+        };
+        let (tx, mut rx) = oneshot::channel();
+        let outcome = {
+            let mut run = pin!(metered(&meter, run(&mut store, pre, request, tx)));
+            let mut ended = None;
+            let head = poll_fn(|cx| {
+                if ended.is_none()
+                    && let Poll::Ready(end) = run.as_mut().poll(cx)
+                {
+                    ended = Some(end);
+                }
+                match (Pin::new(&mut rx).poll(cx), &ended) {
+                    (Poll::Pending, None) => Poll::Pending,
+                    (Poll::Pending, Some(_)) => Poll::Ready(None),
+                    (Poll::Ready(head), _) => Poll::Ready(head.ok()),
+                }
+            })
+            .await;
+            match (head, ended) {
+                (Some(Ok(response)), ended) => {
+                    let (parts, body) = response.into_parts();
+                    stream.attach(body);
+                    // If nobody waits any more, the driver is about to be dropped.
+                    let _ = head_tx.send(Response::from_parts(parts, ()));
+                    match ended {
+                        Some(end) => end,
+                        None => run.await,
+                    }
+                }
+                (_, Some(Err(error))) => Err(error),
+                (Some(Err(error)), _) => return Err(refusal(&error, &meter)),
+                (None, _) => return Err(no_response()),
+            }
+        };
+        outcome.map_err(|error| {
+            let error = trap::classify(&error, &meter);
+            // Before the store is dropped, or its closing channels would read as a finished body.
+            stream.die(fault_of(&error));
+            error
+        })
+    }
+}
+
+/// One call of the handler, and whatever it still does afterwards.
+async fn run(
+    store: &mut Store<Ctx>,
+    pre: &ProxyPre<Ctx>,
+    request: Request<WasiBody>,
+    tx: oneshot::Sender<wasmtime::Result<Response<WasiBody>>>,
+) -> wasmtime::Result<()> {
+    let proxy = pre.instantiate_async(&mut *store).await?;
+    store
+        .run_concurrent(async |accessor| -> wasmtime::Result<()> {
+            let prepared = accessor.with(|mut store| {
+                Prepared::new(store.as_context_mut(), &proxy, request, WasiHttpView::http, tx)
+            })?;
+            // Deadlines are kept outside: a timer in here isn't polled while the guest is in a host call.
+            prepared.run(accessor, std::future::pending()).await?;
+            poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            Ok(())
+        })
+        .await?
+}
+
+/// Keep an eye on a driver whose head is out: stop it when nobody reads any more, or nothing moves.
+async fn watch(
+    mut driver: Driver,
+    gone: oneshot::Receiver<()>,
+    origin: Arc<Origin>,
+    stream: Arc<Stream>,
+    since: Instant,
+    patience: Duration,
+) {
+    enum End {
+        Ran(Result<(), Error>),
+        Gone,
+        Stuck,
+    }
+    let mut gone = Some(gone);
+    stream.touch(since);
+    let mut timer = pin!(sleep(patience));
+    let end = poll_fn(|cx| {
+        if let Poll::Ready(end) = driver.as_mut().poll(cx) {
+            return Poll::Ready(End::Ran(end));
+        }
+        if let Some(receiver) = &mut gone
+            && Pin::new(receiver).poll(cx).is_ready()
+        {
+            gone = None;
+            // A reader that had read everything is no loss; the guest may finish what it still does.
+            if !stream.is_complete() {
+                return Poll::Ready(End::Gone);
+            }
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let idle = stream.idle(since);
+            if idle >= patience {
+                return Poll::Ready(End::Stuck);
+            }
+            timer.as_mut().reset((Instant::now() + (patience - idle)).into());
+        }
+        Poll::Pending
+    })
+    .await;
+    let error = match end {
+        End::Ran(Ok(())) => return,
+        End::Ran(Err(error)) => error,
+        End::Gone => Error::Guest(Fault::new(
+            Trap::ClientGone,
+            "the client left during the response body",
+        )),
+        End::Stuck => Error::Guest(too_late("the response body made no progress", patience)),
+    };
+    stream.die(fault_of(&error));
+    report(&origin, &error);
+}
+
+/// The request as the guest sees it: without the headers of the connection and those that only the host may set, and
+/// (0.3) with an absolute target.
+fn into_guest(
+    request: Request<Incoming>,
+    version: &Version,
+    stream: &Arc<Stream>,
+    since: Instant,
+    patience: Duration,
+) -> Result<Request<WasiBody>, Error> {
+    let (mut parts, body) = request.into_parts();
+    strip(&mut parts.headers);
+    if matches!(version.pre, Pre::Http(ProxyPre::P3(_))) && parts.uri.authority().is_none() {
+        let host = parts
+            .headers
+            .get(header::HOST)
+            .map(|h| Authority::try_from(h.as_bytes()));
+        if let Some(authority) = host {
+            let mut uri = http::uri::Parts::default();
+            uri.scheme = Some(Scheme::HTTP);
+            uri.authority = Some(authority.map_err(|_| Error::InvalidHead("the Host header is not a host"))?);
+            uri.path_and_query = Some(
+                parts
+                    .uri
+                    .path_and_query()
+                    .cloned()
+                    .unwrap_or_else(|| PathAndQuery::from_static("/")),
+            );
+            parts.uri = Uri::from_parts(uri).map_err(|_| Error::InvalidHead("the target is not a URI"))?;
+        }
+    }
+    let body = RequestBody::new(body, Arc::clone(stream), since, patience).boxed_unsync();
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Headers that `Connection` names are the connection's (RFC 9110 section 7.6.1); the fixed ones are dropped where
+/// the guest's header map is made. `berth-*` headers speak for the host and can't come from a client.
+fn strip(headers: &mut http::HeaderMap) {
+    let named: Vec<http::HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != header::CONNECTION)
+        .collect();
+    let ours: Vec<http::HeaderName> = headers
+        .keys()
+        .filter(|k| k.as_str().starts_with("berth-"))
+        .cloned()
+        .collect();
+    for name in named.into_iter().chain(ours) {
+        headers.remove(name);
+    }
+}
+
+fn size(head: &Head) -> Option<u64> {
+    head.headers()
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+fn no_response() -> Error {
+    Error::Guest(Fault::new(
+        Trap::NoResponse,
+        "the handler returned without setting a response",
+    ))
+}
+
+/// The head's sender gave an error: the guest's own `error-code`, or that there was no response at all.
+fn refusal(error: &wasmtime::Error, meter: &Meter) -> Error {
+    let is_code = error.is::<wasmtime_wasi_http::p2::bindings::http::types::ErrorCode>()
+        || error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
+        || error.is::<wasmtime_wasi_http::Error>();
+    if is_code {
+        return Error::Guest(Fault::new(
+            Trap::Refused,
+            format!("the handler answered with an error code: {error:#}"),
+        ));
+    }
+    if error.is::<wasmtime::Trap>() || error.is::<wasmtime_wasi::I32Exit>() || meter.is_exhausted() {
+        return trap::classify(error, meter);
+    }
+    no_response()
+}
+
+fn fault_of(error: &Error) -> Fault {
+    match error {
+        Error::Guest(fault) => fault.clone(),
+        other => Fault::new(Trap::Unreachable, format!("{other:?}")),
+    }
+}

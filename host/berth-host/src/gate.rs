@@ -1,0 +1,228 @@
+//! What a request needs before anything is instantiated for it: a caller who may, a body within bounds, a plugin
+//! that is loaded, and a place to run in.
+//!
+//! The body of a typed route is read before the place is taken, so that a slow upload holds no instance.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
+
+use crate::admit::Admission;
+use crate::dispatch::Target;
+use crate::dispatch::auth::AuthOp;
+use crate::dispatch::auth::bindings::berth::policy::types::{Principal, RequestInfo};
+use crate::dispatch::auth_json::Input;
+use crate::error::Error;
+use crate::respond::now_ms;
+use crate::runtime::plugin::{Plugin, Version};
+use crate::serve::Record;
+use crate::state::{Access, Host, HostLimits, Route};
+
+/// A request that may go on, with all that its call needs.
+#[derive(Debug)]
+pub enum Admitted {
+    /// To the health report.
+    Health,
+    /// To the `auth` policy.
+    Auth(AuthCall),
+    /// To a handler.
+    Http(HttpCall),
+}
+
+/// A call of the `auth` policy.
+#[derive(Debug)]
+pub struct AuthCall {
+    /// The policy.
+    pub plugin: Arc<Plugin>,
+    /// Its version.
+    pub version: Arc<Version>,
+    /// Which function.
+    pub op: AuthOp,
+    /// The decoded body, or the path's parameter.
+    pub input: Input,
+    /// Who calls, where that is needed.
+    pub caller: Option<Principal>,
+    /// What the policy is told of the request.
+    pub info: RequestInfo,
+    /// The place to run in.
+    pub admission: Admission,
+}
+
+/// A call of a handler.
+#[derive(Debug)]
+pub struct HttpCall {
+    /// The handler.
+    pub plugin: Arc<Plugin>,
+    /// Its version.
+    pub version: Arc<Version>,
+    /// As it came.
+    pub request: Request<Incoming>,
+    /// The place to run in.
+    pub admission: Admission,
+}
+
+/// Let a request in, or say why not.
+///
+/// # Errors
+/// No caller, a wrong or too large body, a plugin that isn't there, or no place.
+pub async fn admit(
+    host: &Host,
+    record: &mut Record,
+    route: &Route,
+    params: Vec<std::borrow::Cow<'_, str>>,
+    request: Request<Incoming>,
+) -> Result<Admitted, Error> {
+    let caller = caller(host, &route.access, &request)?;
+    match &route.target {
+        Target::Health => Ok(Admitted::Health),
+        Target::Http(plugin) => {
+            let version = ready(plugin, record)?;
+            let admission = plugin.slots.admit(&host.instances, plugin.limits.wall).await?;
+            Ok(Admitted::Http(HttpCall {
+                plugin: Arc::clone(plugin),
+                version,
+                request,
+                admission,
+            }))
+        }
+        Target::Auth(plugin, op) => {
+            let version = ready(plugin, record)?;
+            let info = RequestInfo {
+                request_id: record.id_text().to_owned(),
+                client_ip: record.client_ip().to_owned(),
+                user_agent: text(&request, header::USER_AGENT),
+                received_at: now_ms(),
+            };
+            let input = if op.has_body() {
+                let body = read_json(request, &host.limits).await?;
+                Input::decode(*op, &body).map_err(Error::Json)?
+            } else {
+                params
+                    .into_iter()
+                    .next()
+                    .map_or(Input::Nothing, |id| Input::Id(id.into_owned()))
+            };
+            let admission = plugin.slots.admit(&host.instances, plugin.limits.wall).await?;
+            Ok(Admitted::Auth(AuthCall {
+                plugin: Arc::clone(plugin),
+                version,
+                op: *op,
+                input,
+                caller,
+                info,
+                admission,
+            }))
+        }
+    }
+}
+
+fn ready(plugin: &Arc<Plugin>, record: &mut Record) -> Result<Arc<Version>, Error> {
+    match &plugin.current {
+        Ok(version) => {
+            record.goes_to(plugin, Some(version));
+            Ok(Arc::clone(version))
+        }
+        Err(_) => {
+            record.goes_to(plugin, None);
+            Err(Error::PluginUnavailable {
+                plugin: plugin.name.clone(),
+            })
+        }
+    }
+}
+
+/// Who calls. Fails closed: without a working `auth` policy nobody is anybody (503). Nothing issues tokens yet, so a
+/// token that is given can't be a valid one.
+fn caller(host: &Host, access: &Access, request: &Request<Incoming>) -> Result<Option<Principal>, Error> {
+    if *access == Access::Public {
+        return Ok(None);
+    }
+    match &host.auth {
+        Some(auth) if auth.current.is_ok() => Err(Error::Unauthenticated {
+            token_given: request.headers().contains_key(header::AUTHORIZATION),
+        }),
+        _ => Err(Error::AuthUnavailable),
+    }
+}
+
+fn text(request: &Request<Incoming>, name: header::HeaderName) -> Option<String> {
+    request.headers().get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// Read a JSON body whole: what it says it is first, then its declared size, then no more than the limit.
+async fn read_json(request: Request<Incoming>, limits: &HostLimits) -> Result<Bytes, Error> {
+    let given = request.headers().get(header::CONTENT_TYPE);
+    if !given.is_some_and(|v| is_json(v.as_bytes())) {
+        let given = given.map(|v| String::from_utf8_lossy(v.as_bytes()).chars().take(100).collect());
+        return Err(Error::MediaType { given });
+    }
+    let mut body = request.into_body();
+    let limit = limits.body_bytes;
+    if body.size_hint().lower() > limit {
+        return Err(Error::BodyTooLarge { limit });
+    }
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    let mut size = 0u64;
+    loop {
+        let frame = timeout(limits.idle_time, body.frame())
+            .await
+            .map_err(|_| Error::BodyTimeout {
+                after: limits.idle_time,
+            })?;
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_| Error::BodyBroken)?.into_data() else {
+            continue;
+        };
+        size = size.saturating_add(data.len() as u64);
+        if size > limit {
+            return Err(Error::BodyTooLarge { limit });
+        }
+        // Most bodies come in one piece and are not copied.
+        if first.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
+                more.extend_from_slice(&first);
+            }
+            more.extend_from_slice(&data);
+        }
+    }
+    Ok(if more.is_empty() { first } else { more.freeze() })
+}
+
+/// `application/json`, in any case, with or without parameters.
+fn is_json(value: &[u8]) -> bool {
+    let kind = value.split(|&b| b == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_recognised_by_its_type_alone() {
+        for yes in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            " application/json ;x",
+        ] {
+            assert!(is_json(yes.as_bytes()), "{yes}");
+        }
+        for no in [
+            "",
+            "text/json",
+            "application/jsonx",
+            "application/x-www-form-urlencoded",
+            "text/plain",
+        ] {
+            assert!(!is_json(no.as_bytes()), "{no}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a plugin may use. The manifest asks, this file decides; it is pure and knows no linker.
+
+use std::fmt;
+
+/// One interface of `berth:host`, granted on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Capability {
+    /// `berth:host/settings`.
+    Settings,
+    /// `berth:host/log`.
+    Log,
+}
+
+impl Capability {
+    /// Every capability.
+    pub const ALL: [Self; 2] = [Self::Settings, Self::Log];
+
+    /// The key in `grants = { … }`, which is the WIT interface's name.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::Log => "log",
+        }
+    }
+
+    /// The capability behind an import such as `berth:host/log@0.1.0`.
+    pub fn of_import(name: &str) -> Option<Self> {
+        let interface = name.strip_prefix("berth:host/")?;
+        let interface = interface.split('@').next().unwrap_or(interface);
+        Self::ALL.into_iter().find(|c| c.key() == interface)
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key())
+    }
+}
+
+/// A set of capabilities. Empty unless the manifest says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants(Vec<Capability>);
+
+impl Grants {
+    /// These and no others.
+    pub fn new(mut capabilities: Vec<Capability>) -> Self {
+        capabilities.sort_unstable();
+        capabilities.dedup();
+        Self(capabilities)
+    }
+
+    /// Whether one is granted.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.0.contains(&capability)
+    }
+
+    /// Every one that is granted.
+    pub fn iter(&self) -> impl Iterator<Item = Capability> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Of these imports, the ones that would need a grant that isn't there.
+    pub fn missing<'a>(&self, imports: impl IntoIterator<Item = &'a str>) -> Vec<Missing> {
+        imports
+            .into_iter()
+            .filter(|name| name.starts_with("berth:host/"))
+            .filter_map(|name| match Capability::of_import(name) {
+                Some(capability) if self.has(capability) => None,
+                capability => Some(Missing {
+                    import: name.to_owned(),
+                    capability,
+                }),
+            })
+            .collect()
+    }
+}
+
+/// An import without a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// As the component names it.
+    pub import: String,
+    /// What would have to be granted; nothing if this host has no such interface.
+    pub capability: Option<Capability>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.capability {
+            Some(capability) => write!(
+                f,
+                "it imports \"{}\", which is not granted; add `{capability} = true` to the plugin's `grants`",
+                self.import
+            ),
+            None => write!(f, "it imports \"{}\", which this host doesn't have", self.import),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_granted_by_default() {
+        let missing = Grants::default().missing(["berth:host/log@0.1.0", "wasi:http/types@0.2.0"]);
+        assert_eq!(missing.len(), 1);
+        assert_eq!(
+            missing[0].to_string(),
+            "it imports \"berth:host/log@0.1.0\", which is not granted; add `log = true` to the plugin's `grants`"
+        );
+    }
+
+    #[test]
+    fn a_grant_covers_its_own_interface_only() {
+        let grants = Grants::new(vec![Capability::Log]);
+        let missing = grants.missing([
+            "berth:host/log@0.1.0",
+            "berth:host/settings@0.1.0",
+            "berth:host/teapot@0.1.0",
+        ]);
+        assert_eq!(
+            missing.iter().map(|m| m.capability).collect::<Vec<_>>(),
+            [Some(Capability::Settings), None]
+        );
+    }
+}

@@ -1,0 +1,284 @@
+//! Sockets: accept, serve HTTP/1.1, stop without losing a request.
+//!
+//! What hyper does by itself, and can't be told otherwise: a head that doesn't parse is answered with 400 and an empty
+//! body, one that is too large with 431 and an empty body, and one that doesn't arrive in time closes the connection
+//! without an answer. The same time bounds an idle kept-alive connection.
+
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::serve::{self, Peer};
+use crate::state::{Host, HostLimits};
+use crate::{health, metrics, respond};
+
+/// Connections that the kernel holds for us while we are busy.
+const BACKLOG: i32 = 1024;
+/// How long to wait after an accept that failed for want of something (file descriptors, memory).
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// How long, and for how many bytes, a closed connection is still read, so that a client that is still sending gets
+/// to read the answer instead of a reset.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
+
+/// A socket that listens, with the address it got.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    /// The address; the port is never 0.
+    pub address: SocketAddr,
+}
+
+/// Bind an address.
+///
+/// # Errors
+/// The system's own, such as "address in use".
+pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // So that a restart need not wait for the last connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let address = listener.local_addr()?;
+    Ok(Bound { listener, address })
+}
+
+/// Tells everything that serves to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Take no more requests, finish the ones at hand.
+    stop: CancellationToken,
+    /// Let go of everything.
+    abort: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Shutdown {
+    /// Nothing stops yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stop accepting and wait until every request is answered and every guest is done, at most `patience`.
+    /// Returns how many connections had to be cut.
+    pub async fn drain(&self, host: &Host, patience: Duration) -> usize {
+        self.stop.cancel();
+        self.connections.close();
+        let all = host.limits.instances;
+        let quiet = async {
+            self.connections.wait().await;
+            // Guests that still work after their answer hold their permit.
+            let _ = host.instances.acquire_many(all).await;
+        };
+        let in_time = timeout(patience, quiet).await.is_ok();
+        let cut = if in_time { 0 } else { self.connections.len() };
+        self.abort.cancel();
+        cut
+    }
+}
+
+/// Accept callers until told to stop.
+pub async fn run(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
+    let permits = Arc::new(Semaphore::new(host.limits.connections));
+    accept(bound, &shutdown, permits, |stream, peer| {
+        let (host, peer) = (Arc::clone(&host), Arc::new(Peer::new(peer)));
+        let limits = host.limits;
+        let service =
+            service_fn(move |request| serve::request(Arc::clone(&host), Arc::clone(&peer), request));
+        connection(stream, service, limits, shutdown.clone())
+    })
+    .await;
+}
+
+/// Accept operators until told to stop: the metrics and the health report, no plugins.
+pub async fn run_admin(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
+    let permits = Arc::new(Semaphore::new(64));
+    accept(bound, &shutdown, permits, |stream, _| {
+        let host = Arc::clone(&host);
+        let limits = host.limits;
+        let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let host = Arc::clone(&host);
+            async move {
+                Ok::<_, std::convert::Infallible>(match request.uri().path() {
+                    "/metrics" => respond::text(metrics::CONTENT_TYPE, metrics::render(&host)),
+                    "/health" => health::report(&host),
+                    _ => {
+                        let answer = respond::answer(&crate::error::Error::NotFound);
+                        respond::problem(&answer, &http::HeaderValue::from_static("admin"))
+                    }
+                })
+            }
+        });
+        connection(stream, service, limits, shutdown.clone())
+    })
+    .await;
+}
+
+async fn accept<F, C>(bound: Bound, shutdown: &Shutdown, permits: Arc<Semaphore>, serve: F)
+where
+    F: Fn(TcpStream, SocketAddr) -> C,
+    C: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let next = async {
+            // The permit first: connections beyond the limit wait in the kernel, unaccepted.
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, bound.listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
+            biased;
+            () = shutdown.stop.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = serve(stream, peer);
+                shutdown.connections.spawn(async move {
+                    let _permit = permit;
+                    connection.await;
+                });
+            }
+            // The other end gave up before we looked; nothing is wrong here.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
+            Err(error) => {
+                tracing::warn!(target: "berth::listen", %error, "a connection can't be accepted; trying again in {} ms", ACCEPT_BACKOFF.as_millis());
+                tokio::select! {
+                    () = sleep(ACCEPT_BACKOFF) => {}
+                    () = shutdown.stop.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+async fn connection<S>(stream: TcpStream, service: S, limits: HostLimits, shutdown: Shutdown)
+where
+    S: hyper::service::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<crate::body::ReplyBody>,
+            Error = std::convert::Infallible,
+        >,
+{
+    // Without this a small body waits for the acknowledgement of its head: 40 ms.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(target: "berth::listen", %error, "TCP_NODELAY can't be set");
+    }
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time)
+        .max_buf_size(limits.header_bytes);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
+    let mut stop = pin!(shutdown.stop.cancelled());
+    let mut abort = pin!(shutdown.abort.cancelled());
+    let mut stopping = false;
+    let served = poll_fn(|cx| {
+        if abort.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if !stopping && stop.as_mut().poll(cx).is_ready() {
+            stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    });
+    match served.await {
+        Ok(()) => {}
+        Err(error) if error.is_incomplete_message() || error.is_timeout() => {}
+        Err(error) => tracing::debug!(target: "berth::listen", %error, "a connection ended badly"),
+    }
+}
+
+/// A socket that, when its writing side is shut down, still reads what the client sends, for a while: closing with
+/// unread bytes makes the kernel send a reset, which can overtake the answer (a 413 to a client that is still
+/// sending).
+struct Lingering {
+    stream: TcpStream,
+    shut: bool,
+    left: usize,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            shut: false,
+            left: LINGER_BYTES,
+            timer: None,
+        }
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.shut {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.shut = true;
+        }
+        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut scratch = [0; 4096];
+        while this.left > 0 && timer.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut scratch);
+            // An error here is a client that is gone: nothing is left to wait for.
+            if ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf)).is_err() || buf.filled().is_empty()
+            {
+                break;
+            }
+            this.left = this.left.saturating_sub(buf.filled().len());
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,278 @@
+//! What one request may use: CPU time, wall time, memory.
+//!
+//! Two clocks, because neither sees what the other sees. *CPU time* counts only while the guest's future is being
+//! polled ([`metered`]), so queueing, uploads and waiting in host calls are free; a guest that never returns from a
+//! poll is caught by the epoch callback ([`on_epoch`]), which runs inside the guest every [`TICK`]. *Wall time* is a
+//! timer outside the store ([`crate::dispatch`]), which catches a guest that is parked in a host call.
+//!
+//! At each tick the guest also gives its worker thread back, or two spinning guests would stop a two-core host.
+//! A request that has used more than [`FREE_TICKS`] ticks is a *hog*: from then on it runs only with one of as many
+//! permits as there are workers, so that any number of spinning guests leaves the threads free every 10 ms.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::{ResourceLimiter, UpdateDeadline};
+
+/// How often the engine's epoch moves on, and so the precision of the CPU limit.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// How many ticks of CPU time a request may use before it has to queue for a hog permit.
+pub const FREE_TICKS: u32 = 3;
+
+/// The most elements a store's tables may have together. A large Rust or Python component has a few thousand.
+pub const MAX_TABLE_ELEMENTS: usize = 100_000;
+
+/// How much guest CPU time a request has used. Shared between the future that is timed, the epoch callback inside
+/// the guest, and the log line.
+#[derive(Debug)]
+pub struct Meter {
+    base: Instant,
+    /// Nanoseconds of finished polls.
+    spent: AtomicU64,
+    /// Nanoseconds after `base` at which the present poll began.
+    entered: AtomicU64,
+    limit: u64,
+    exhausted: AtomicBool,
+    refused: AtomicU8,
+    hog: AtomicBool,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+/// A growth that the limiter refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refused {
+    /// Nothing was.
+    Nothing = 0,
+    /// Linear memory.
+    Memory = 1,
+    /// Table elements.
+    Table = 2,
+}
+
+impl Meter {
+    /// A meter at zero.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            base: Instant::now(),
+            spent: AtomicU64::new(0),
+            entered: AtomicU64::new(0),
+            limit: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX),
+            exhausted: AtomicBool::new(false),
+            refused: AtomicU8::new(0),
+            hog: AtomicBool::new(false),
+            permit: Mutex::new(None),
+        }
+    }
+
+    /// When the meter was made: the start of the request's run.
+    pub fn base(&self) -> Instant {
+        self.base
+    }
+
+    /// CPU time of all finished polls.
+    pub fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent.load(Ordering::Relaxed))
+    }
+
+    /// Whether the CPU limit ended the guest.
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted.load(Ordering::Relaxed)
+    }
+
+    /// Which growth was refused last.
+    pub fn refused(&self) -> Refused {
+        match self.refused.load(Ordering::Relaxed) {
+            1 => Refused::Memory,
+            2 => Refused::Table,
+            _ => Refused::Nothing,
+        }
+    }
+
+    fn refuse(&self, what: Refused) {
+        self.refused.store(what as u8, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn enter(&self) {
+        self.entered.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn leave(&self) {
+        let slice = self.now().saturating_sub(self.entered.load(Ordering::Relaxed));
+        self.spent.fetch_add(slice, Ordering::Relaxed);
+        if self.hog.load(Ordering::Relaxed) {
+            self.hold(None);
+        }
+    }
+
+    fn running(&self) -> u64 {
+        let slice = self.now().saturating_sub(self.entered.load(Ordering::Relaxed));
+        self.spent.load(Ordering::Relaxed).saturating_add(slice)
+    }
+
+    fn hold(&self, permit: Option<OwnedSemaphorePermit>) {
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    }
+}
+
+/// The epoch callback's decision for a guest that is running now.
+pub fn on_epoch(meter: &Arc<Meter>, hogs: &Arc<Semaphore>) -> UpdateDeadline {
+    let used = meter.running();
+    if used >= meter.limit {
+        meter.exhausted.store(true, Ordering::Relaxed);
+        return UpdateDeadline::Interrupt;
+    }
+    if used < u64::from(FREE_TICKS) * TICK.as_nanos() as u64 {
+        // `YieldCustom` and not `Yield`: wasmtime's own yield goes to the front of the run queue and starves I/O.
+        return UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()));
+    }
+    meter.hog.store(true, Ordering::Relaxed);
+    let (meter, hogs) = (Arc::clone(meter), Arc::clone(hogs));
+    UpdateDeadline::YieldCustom(
+        1,
+        Box::pin(async move {
+            // Give the thread back first; the permit of the last slice is returned when the poll ends.
+            tokio::task::yield_now().await;
+            // The semaphore is never closed, so an error can't happen; without a permit the guest just goes on.
+            if let Ok(permit) = hogs.acquire_owned().await {
+                meter.hold(Some(permit));
+            }
+        }),
+    )
+}
+
+/// Count the time of every poll of `future` on `meter`.
+pub async fn metered<F: Future>(meter: &Meter, future: F) -> F::Output {
+    struct Metered<'a, F> {
+        meter: &'a Meter,
+        future: Pin<&'a mut F>,
+    }
+    impl<F: Future> Future for Metered<'_, F> {
+        type Output = F::Output;
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+            struct Leave<'a>(&'a Meter);
+            impl Drop for Leave<'_> {
+                fn drop(&mut self) {
+                    self.0.leave();
+                }
+            }
+            self.meter.enter();
+            // Also when the poll panics: a permit must not be lost.
+            let _leave = Leave(self.meter);
+            self.future.as_mut().poll(cx)
+        }
+    }
+    Metered {
+        meter,
+        future: pin!(future),
+    }
+    .await
+}
+
+/// How much linear memory all guests of the process may have together, and how much they have.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    /// `limit` is in bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limit {
+            self.give(bytes);
+            return false;
+        }
+        true
+    }
+
+    fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The limiter of one store. It sums over all memories (and all tables) of the store, and remembers a refusal, so
+/// that the error says "memory" when the guest's allocator then aborts with `unreachable`.
+#[derive(Debug)]
+pub struct Limiter {
+    meter: Arc<Meter>,
+    budget: Arc<Budget>,
+    memory_limit: usize,
+    memory: usize,
+    table: usize,
+}
+
+impl Limiter {
+    /// `memory_limit` is in bytes, for all memories of the store.
+    pub fn new(meter: Arc<Meter>, budget: Arc<Budget>, memory_limit: usize) -> Self {
+        Self {
+            meter,
+            budget,
+            memory_limit,
+            memory: 0,
+            table: 0,
+        }
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current);
+        let total = self.memory.saturating_add(more);
+        if total > self.memory_limit || maximum.is_some_and(|m| desired > m) || !self.budget.take(more) {
+            self.meter.refuse(Refused::Memory);
+            return Ok(false);
+        }
+        self.memory = total;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let total = self.table.saturating_add(desired.saturating_sub(current));
+        if total > MAX_TABLE_ELEMENTS || maximum.is_some_and(|m| desired > m) {
+            self.meter.refuse(Refused::Table);
+            return Ok(false);
+        }
+        self.table = total;
+        Ok(true)
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.budget.give(self.memory);
+    }
+}

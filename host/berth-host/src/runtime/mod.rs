@@ -1,0 +1,15 @@
+//! The Wasm side: one engine, plugins that are loaded once, an instance per request.
+//!
+//! - [`engine`]: the engine, its pools, the ticker.
+//! - [`plugin`]: from a file to something that can be instantiated, or a sentence that says why not.
+//! - [`link`]: what a component may import.
+//! - [`instance`]: what one store holds.
+//! - [`limits`]: CPU time, memory.
+//! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
+
+pub mod engine;
+pub mod instance;
+pub mod limits;
+pub mod link;
+pub mod plugin;
+pub mod trap;

@@ -1,0 +1,286 @@
+//! One request, from its head to its log line.
+//!
+//! [`request`] can't fail: it gives the request its id, its record and, at the end, an answer. [`handle`] is the
+//! list of steps and may use `?`.
+
+use std::convert::Infallible;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version as HttpVersion, header};
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use crate::body::ReplyBody;
+use crate::error::{Error, Fault};
+use crate::route::Found;
+use crate::runtime::limits::Meter;
+use crate::runtime::plugin::{Plugin, Version};
+use crate::state::{Host, Route};
+use crate::{dispatch, gate, respond};
+
+/// The header that carries a request's id, both ways.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest id that is taken from a client, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What a connection knows.
+#[derive(Debug)]
+pub struct Peer {
+    ip: String,
+}
+
+impl Peer {
+    /// The other end of a connection.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            ip: address.ip().to_canonical().to_string(),
+        }
+    }
+}
+
+/// Answer one request, whatever happens.
+///
+/// # Errors
+/// Never; the type is what hyper wants.
+pub async fn request(
+    host: Arc<Host>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Infallible> {
+    let mut record = Record::begin(peer, &request);
+    let id = record.id.clone();
+    let mut response = match handle(&host, &mut record, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let answer = respond::answer(&error);
+            record.failed(&error, &answer);
+            respond::problem(&answer, &id)
+        }
+    };
+    response.headers_mut().insert(REQUEST_ID, id);
+    record.status = response.status().as_u16();
+    if let Some(mut record) = response.body_mut().attach(record) {
+        record.done = true;
+    }
+    Ok(response)
+}
+
+async fn handle(
+    host: &Arc<Host>,
+    record: &mut Record,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Error> {
+    check_head(&request)?;
+    let uri = request.uri().clone();
+    let (route, params) = match host.router.find(request.method(), uri.path()) {
+        Found::Route { target, params } => (target, params),
+        Found::Options { allow } => return Ok(respond::options(&allow)),
+        Found::WrongMethod { allow } => return Err(Error::MethodNotAllowed { allow }),
+        Found::Nothing => return Err(Error::NotFound),
+        Found::Malformed(what) => return Err(Error::InvalidPath(what)),
+    };
+    record.route = Some(Arc::clone(&route));
+    let admitted = gate::admit(host, record, &route, params, request).await?;
+    dispatch::call(host, record, admitted).await
+}
+
+/// RFC 9112 section 3.2: exactly one Host in HTTP/1.1.
+fn check_head(request: &Request<Incoming>) -> Result<(), Error> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let first = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Error::InvalidHead("it has more than one Host header"));
+    }
+    if first.is_none() && request.version() == HttpVersion::HTTP_11 {
+        return Err(Error::InvalidHead("it has no Host header"));
+    }
+    Ok(())
+}
+
+/// All that the log line of a request says. The line is written when the record is dropped, which is when the last
+/// byte of the answer is out, or when the client left.
+#[derive(Debug)]
+pub struct Record {
+    id: HeaderValue,
+    peer: Arc<Peer>,
+    method: Method,
+    uri: Uri,
+    started: Instant,
+    route: Option<Arc<Route>>,
+    plugin: Option<Arc<Plugin>>,
+    version: Option<Arc<Version>>,
+    meter: Option<Arc<Meter>>,
+    queued: Duration,
+    status: u16,
+    code: Option<std::borrow::Cow<'static, str>>,
+    trap: Option<&'static str>,
+    bytes: u64,
+    done: bool,
+}
+
+impl Record {
+    fn begin(peer: Arc<Peer>, request: &Request<Incoming>) -> Self {
+        Self {
+            id: request_id(request.headers().get(REQUEST_ID)),
+            peer,
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            started: Instant::now(),
+            route: None,
+            plugin: None,
+            version: None,
+            meter: None,
+            queued: Duration::ZERO,
+            status: 0,
+            code: None,
+            trap: None,
+            bytes: 0,
+            done: false,
+        }
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> &HeaderValue {
+        &self.id
+    }
+
+    /// The same as text; an id is visible ASCII.
+    pub fn id_text(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// The client's address, without a port.
+    pub fn client_ip(&self) -> &str {
+        &self.peer.ip
+    }
+
+    /// Which plugin answers; no version if it could not be loaded.
+    pub fn goes_to(&mut self, plugin: &Arc<Plugin>, version: Option<&Arc<Version>>) {
+        self.plugin = Some(Arc::clone(plugin));
+        self.version = version.cloned();
+    }
+
+    /// A guest runs for it, after so long in the queue.
+    pub fn runs(&mut self, meter: &Arc<Meter>, queued: Duration) {
+        self.meter = Some(Arc::clone(meter));
+        self.queued = queued;
+    }
+
+    fn failed(&mut self, error: &Error, answer: &respond::Answer) {
+        self.code = Some(answer.code.clone());
+        if let Error::Guest(fault) = error {
+            self.trap = Some(fault.trap.label());
+        }
+    }
+
+    /// Bytes of a streaming body went out.
+    pub fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// A streaming body was cut off.
+    pub fn cut(&mut self, fault: &Fault) {
+        self.code = Some(respond::log_code(fault).into());
+        self.trap = Some(fault.trap.label());
+        self.done = true;
+    }
+
+    /// A streaming body is complete.
+    pub fn complete(&mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let cpu = self.meter.as_ref().map(|m| m.spent()).unwrap_or_default();
+        if !self.done {
+            // The future or the body was dropped before its end: nobody is there to read it.
+            self.code = Some("client-gone".into());
+            self.trap = Some(crate::error::Trap::ClientGone.label());
+        }
+        if let Some(plugin) = &self.plugin {
+            if self.done {
+                plugin.metrics.request(self.status, took, cpu, self.queued);
+            } else {
+                plugin.metrics.trap(crate::error::Trap::ClientGone);
+            }
+        }
+        tracing::info!(
+            target: "berth::request",
+            id = self.id_text(),
+            method = self.method.as_str(),
+            path = self.uri.path(),
+            route = self.route.as_ref().map(|r| r.pattern.as_str()),
+            status = (self.status != 0).then_some(self.status),
+            code = self.code.as_deref(),
+            trap = self.trap,
+            plugin = self.plugin.as_ref().map(|p| p.name.as_str()),
+            version = self.version.as_ref().map(|v| v.digest.as_str()),
+            duration_us = micros(took),
+            cpu_us = micros(cpu),
+            queue_us = micros(self.queued),
+            bytes = self.bytes,
+            client = self.peer.ip.as_str(),
+        );
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The client's own id if it is usable, else a UUIDv7.
+fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
+    if let Some(id) = given {
+        let bytes = id.as_bytes();
+        if (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic) {
+            return id.clone();
+        }
+    }
+    let mut text = String::with_capacity(36);
+    // Writing into a String can't fail, and hexadecimal digits are a valid header value.
+    let _ = write!(text, "{}", Uuid::now_v7().hyphenated());
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(given: &[u8]) -> String {
+        let value = HeaderValue::from_bytes(given).unwrap();
+        request_id(Some(&value)).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_usable_id_of_the_client_is_kept() {
+        assert_eq!(id_of(b"abc-123"), "abc-123");
+        assert_eq!(id_of(&[b'x'; 128]), "x".repeat(128));
+    }
+
+    #[test]
+    fn an_unusable_id_is_replaced() {
+        for bad in [
+            b"".as_slice(),
+            &[b'x'; 129],
+            b"two words",
+            "naïve".as_bytes(),
+            b"tab\there",
+        ] {
+            let id = id_of(bad);
+            assert_eq!(Uuid::parse_str(&id).unwrap().get_version_num(), 7, "{bad:?}");
+        }
+        assert_eq!(
+            Uuid::parse_str(request_id(None).to_str().unwrap())
+                .unwrap()
+                .get_version_num(),
+            7
+        );
+    }
+}

@@ -1,0 +1,321 @@
+//! What the whole process shares. Built once from a valid manifest; read without locks by every request.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use crate::admit::Slots;
+use crate::dispatch::Target;
+use crate::dispatch::auth::AUTH_ROUTES;
+use crate::metrics::PluginMetrics;
+use crate::route::{AddError, Methods, Router};
+use crate::runtime::engine::{Runtime, RuntimeSettings};
+use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
+
+/// Who may call a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Public,
+    /// Every signed-in user.
+    User,
+    /// A signed-in user with this role.
+    Role(String),
+}
+
+/// A route to a handler, from the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Its pattern; see [`crate::route`].
+    pub path: String,
+    /// The handler's name.
+    pub plugin: String,
+    /// Which methods it takes.
+    pub methods: Methods,
+    /// Who may call it.
+    pub access: Access,
+}
+
+/// Limits of the host itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostLimits {
+    /// Bytes of a request's head.
+    pub header_bytes: usize,
+    /// Time for a request's head to arrive; also the longest a kept-alive connection may be idle.
+    pub header_time: Duration,
+    /// Bytes of a body on a typed route.
+    pub body_bytes: u64,
+    /// How long a body may make no progress, in either direction.
+    pub idle_time: Duration,
+    /// Connections at once.
+    pub connections: usize,
+    /// Instances at once, over all plugins.
+    pub instances: u32,
+    /// Linear memory of all guests together, in bytes.
+    pub memory_budget: usize,
+    /// How long requests may take to end when the host stops.
+    pub drain_time: Duration,
+}
+
+/// A whole host, before it is built.
+#[derive(Clone, Debug)]
+pub struct HostSpec {
+    /// The address for callers.
+    pub listen: SocketAddr,
+    /// The address for operators, if there is one.
+    pub admin: Option<SocketAddr>,
+    /// Limits of the host.
+    pub limits: HostLimits,
+    /// The plugins, in the manifest's order.
+    pub plugins: Vec<PluginSpec>,
+    /// The routes, in the manifest's order.
+    pub routes: Vec<RouteSpec>,
+    /// The manifest, for messages.
+    pub file: PathBuf,
+}
+
+/// The running host.
+pub struct Host {
+    /// The engine.
+    pub runtime: Runtime,
+    /// Every plugin, loaded or not, in the manifest's order.
+    pub plugins: Vec<Arc<Plugin>>,
+    /// The routes.
+    pub router: Router<Arc<Route>>,
+    /// The `auth` policy, if the manifest names one.
+    pub auth: Option<Arc<Plugin>>,
+    /// The host's instances; see [`crate::admit`].
+    pub instances: Arc<Semaphore>,
+    /// Limits of the host.
+    pub limits: HostLimits,
+    /// When it was built.
+    pub started: Instant,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("plugins", &self.plugins)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A place in the routing table.
+#[derive(Debug)]
+pub struct Route {
+    /// Its pattern, for log lines and metrics.
+    pub pattern: String,
+    /// Who may call it.
+    pub access: Access,
+    /// What answers.
+    pub target: Target,
+}
+
+/// The host could not be built at all. Faults of single components don't end up here: their routes answer 503.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The engine.
+    #[error("the Wasm engine can't start: {0:#}")]
+    Engine(wasmtime::Error),
+    /// A route; `berth check` finds these first.
+    #[error("the route {path}: {error}")]
+    Route {
+        /// Its pattern.
+        path: String,
+        /// Why.
+        error: AddError,
+    },
+    /// A thread.
+    #[error("a thread can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// One row of the route reference.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RouteRow {
+    /// `GET`, `GET, POST`, or `any`.
+    pub methods: String,
+    /// The pattern.
+    pub path: String,
+    /// What answers: `host`, or a plugin's name.
+    pub served_by: String,
+    /// `public`, `user` or `role:<name>`.
+    pub access: String,
+}
+
+impl Host {
+    /// Load everything and put the routes up. `said` is told of every plugin as it is done.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(spec: &HostSpec, workers: usize, mut said: impl FnMut(&Plugin)) -> Result<Self, BuildError> {
+        let runtime = Runtime::new(RuntimeSettings {
+            instances: spec.limits.instances,
+            workers,
+            max_memory: spec
+                .plugins
+                .iter()
+                .map(|p| p.limits.memory)
+                .max()
+                .unwrap_or(64 * 1024 * 1024),
+            memory_budget: spec.limits.memory_budget,
+        })
+        .map_err(BuildError::Engine)?;
+        let plugins = load_all(&runtime, &spec.plugins)?;
+        plugins.iter().for_each(|p| said(p));
+        let auth = plugins
+            .iter()
+            .zip(&spec.plugins)
+            .find(|(_, s)| s.policy == Some(Policy::Auth));
+        let auth = auth.map(|(p, _)| Arc::clone(p));
+        let router = router(spec, &plugins, auth.as_ref())?;
+        Ok(Self {
+            runtime,
+            router,
+            auth,
+            instances: Arc::new(Semaphore::new(spec.limits.instances as usize)),
+            limits: spec.limits,
+            started: Instant::now(),
+            plugins,
+        })
+    }
+}
+
+/// Compile on one thread of low priority: the cores belong to the requests.
+fn load_all(runtime: &Runtime, specs: &[PluginSpec]) -> Result<Vec<Arc<Plugin>>, BuildError> {
+    thread::scope(|scope| {
+        let compiling = thread::Builder::new()
+            .name("berth-compile".to_owned())
+            .spawn_scoped(scope, || {
+                // Nicer threads are a courtesy; if the kernel refuses, compiling is just less polite.
+                let _ = rustix::process::nice(10);
+                specs
+                    .iter()
+                    .map(|spec| (spec, load(runtime, spec)))
+                    .map(plugin)
+                    .collect()
+            })?;
+        compiling
+            .join()
+            .map_err(|_| BuildError::Engine(wasmtime::Error::msg("the compiler panicked")))
+    })
+}
+
+fn plugin((spec, loaded): (&PluginSpec, Result<Version, LoadFault>)) -> Arc<Plugin> {
+    Arc::new(Plugin {
+        name: spec.name.clone(),
+        limits: spec.limits,
+        settings: spec.settings.clone(),
+        slots: Slots::new(spec.limits.concurrency),
+        metrics: PluginMetrics::default(),
+        current: loaded.map(Arc::new),
+    })
+}
+
+fn router(
+    spec: &HostSpec,
+    plugins: &[Arc<Plugin>],
+    auth: Option<&Arc<Plugin>>,
+) -> Result<Router<Arc<Route>>, BuildError> {
+    let mut router = Router::new();
+    let mut add = |path: &str, methods: &Methods, access: Access, target: Target| {
+        let route = Arc::new(Route {
+            pattern: path.to_owned(),
+            access,
+            target,
+        });
+        router
+            .add(path, methods, route, 0)
+            .map_err(|error| BuildError::Route {
+                path: path.to_owned(),
+                error,
+            })
+    };
+    add(
+        "/health",
+        &Methods::Only(vec![http::Method::GET]),
+        Access::Public,
+        Target::Health,
+    )?;
+    if let Some(auth) = auth {
+        for route in AUTH_ROUTES {
+            let access = if route.op.needs_caller() {
+                Access::User
+            } else {
+                Access::Public
+            };
+            let methods = Methods::Only(vec![route.method.clone()]);
+            add(
+                route.path,
+                &methods,
+                access,
+                Target::Auth(Arc::clone(auth), route.op),
+            )?;
+        }
+    }
+    for route in &spec.routes {
+        let plugin = plugins.iter().find(|p| p.name == route.plugin);
+        if let Some(plugin) = plugin {
+            add(
+                &route.path,
+                &route.methods,
+                route.access.clone(),
+                Target::Http(Arc::clone(plugin)),
+            )?;
+        }
+    }
+    Ok(router)
+}
+
+/// The route reference of a manifest, host and policy routes first.
+pub fn route_table(spec: &HostSpec) -> Vec<RouteRow> {
+    let row = |methods: String, path: &str, served_by: &str, access: &Access| RouteRow {
+        methods,
+        path: path.to_owned(),
+        served_by: served_by.to_owned(),
+        access: match access {
+            Access::Public => "public".to_owned(),
+            Access::User => "user".to_owned(),
+            Access::Role(role) => format!("role:{role}"),
+        },
+    };
+    let mut rows = vec![row("GET".to_owned(), "/health", "host", &Access::Public)];
+    if let Some(auth) = spec.plugins.iter().find(|p| p.policy == Some(Policy::Auth)) {
+        rows.extend(AUTH_ROUTES.iter().map(|route| {
+            let access = if route.op.needs_caller() {
+                Access::User
+            } else {
+                Access::Public
+            };
+            row(route.method.to_string(), route.path, &auth.name, &access)
+        }));
+    }
+    rows.extend(spec.routes.iter().map(|route| {
+        let methods = match &route.methods {
+            Methods::Any => "any".to_owned(),
+            Methods::Only(list) => list
+                .iter()
+                .map(http::Method::as_str)
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        row(methods, &route.path, &route.plugin, &route.access)
+    }));
+    rows
+}
+
+/// The paths that the host and its policies take, which no manifest route may.
+pub fn fixed_routes(has_auth: bool) -> Vec<(&'static str, http::Method)> {
+    let auth = AUTH_ROUTES
+        .iter()
+        .filter(|_| has_auth)
+        .map(|r| (r.path, r.method.clone()));
+    std::iter::once(("/health", http::Method::GET))
+        .chain(auth)
+        .collect()
+}

@@ -1,0 +1,76 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// A WebAssembly-plugin host.
+///
+/// berth accepts HTTP, routes each request to a sandboxed Wasm component, and gives that component exactly the host
+/// functions that the manifest grants it.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  berth up                         serve ./berth.toml while you develop
+  berth check                      find every fault of ./berth.toml and its components
+  berth serve --config /etc/berth/berth.toml
+  berth routes --json              what is served where
+
+A manifest of six lines:
+  [plugins.hello]
+  component = \"hello.wasm\"
+  [[routes]]
+  path = \"/hello/*\"
+  plugin = \"hello\"
+  access = \"public\"
+
+Environment: BERTH_<SECTION>_<KEY> wins over the manifest, as in BERTH_HTTP_LISTEN=0.0.0.0:80.
+RUST_LOG filters the log, as in RUST_LOG=info,berth::request=off.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a manifest while developing.
+    Up(ServeArgs),
+    /// Serve a manifest in production: like `up`, with a log for machines unless a terminal reads it.
+    Serve(ServeArgs),
+    /// Find every fault of a manifest and of the components that it names. Starts nothing.
+    Check(ReadArgs),
+    /// Print the routes of a manifest.
+    Routes(ReadArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// The manifest. Relative paths in it are relative to its folder.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml")]
+    pub(crate) config: PathBuf,
+    /// How the log is written to standard error; `up` defaults to text, `serve` to auto.
+    #[arg(long, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReadArgs {
+    /// The manifest.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml")]
+    pub(crate) config: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

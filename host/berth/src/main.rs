@@ -1,0 +1,141 @@
+//! The `berth` program: arguments, log, manifest, build, serve, signals, exit codes.
+//!
+//! Exit codes: 0 after a clean stop, 1 when the host could not start or serve, 2 for wrong arguments, 64 for a faulty
+//! manifest or component (`EX_USAGE` of sysexits.h).
+
+mod args;
+mod check;
+mod log;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use berth_host::config;
+use berth_host::listen::{self, Shutdown};
+use berth_host::runtime::plugin::Plugin;
+use berth_host::state::{Host, HostSpec};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use args::{Args, Command, LogFormat, ServeArgs};
+
+/// A manifest or a component is faulty.
+const EXIT_FAULTY: u8 = 64;
+/// The host could not start or serve.
+const EXIT_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    match Args::parse().command {
+        Command::Up(args) => serve(&args, LogFormat::Text),
+        Command::Serve(args) => serve(&args, LogFormat::Auto),
+        Command::Check(args) => check::check(&args),
+        Command::Routes(args) => check::routes(&args),
+    }
+}
+
+fn serve(args: &ServeArgs, format: LogFormat) -> ExitCode {
+    let spec = match config::load(&args.config, &|name| std::env::var(name).ok()) {
+        Ok(spec) => spec,
+        Err(faults) => return check::refuse(&args.config, &faults),
+    };
+    let _guard = log::start(args.log_format.unwrap_or(format));
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(run(spec, workers)),
+        Err(error) => Err(format!("the worker threads can't be started: {error}")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("berth: {message}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+async fn run(spec: HostSpec, workers: usize) -> Result<(), String> {
+    let started = Instant::now();
+    // Before the work of loading, so that an address that is taken is known at once.
+    let callers = bind("http", spec.listen)?;
+    let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
+    let host = Host::build(&spec, workers, announce).map_err(|error| error.to_string())?;
+    let host = Arc::new(host);
+    let settings = host.runtime.settings();
+    tracing::info!(
+        target: "berth",
+        instances = settings.instances,
+        workers = settings.workers,
+        memory_reset = %host.runtime.reset,
+        "instance pool ready",
+    );
+
+    let shutdown = Shutdown::new();
+    let (mut interrupt, mut terminate) = (hook(SignalKind::interrupt())?, hook(SignalKind::terminate())?);
+    // The addresses are the one thing that goes to standard output, so that a script can read them.
+    println!("berth listens on http://{}", callers.address);
+    if let Some(admin) = &operators {
+        println!("berth admin on http://{}", admin.address);
+    }
+    println!("ready in {} ms", started.elapsed().as_millis());
+    if let Some(admin) = operators {
+        tokio::spawn(listen::run_admin(Arc::clone(&host), admin, shutdown.clone()));
+    }
+    tokio::spawn(listen::run(Arc::clone(&host), callers, shutdown.clone()));
+
+    let name = tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    let patience = host.limits.drain_time;
+    tracing::info!(target: "berth", signal = name, "stopping: requests at hand have {} s; a second signal stops at once", patience.as_secs());
+    tokio::select! {
+        cut = shutdown.drain(&host, patience) => {
+            if cut > 0 {
+                return Err(format!("{cut} connections were still busy after {} s and were cut", patience.as_secs()));
+            }
+            tracing::info!(target: "berth", "stopped");
+            Ok(())
+        }
+        _ = interrupt.recv() => Err("stopped at once by a second signal".to_owned()),
+        _ = terminate.recv() => Err("stopped at once by a second signal".to_owned()),
+    }
+}
+
+fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, String> {
+    listen::bind(address).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; stop what listens there, or choose another",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+            _ => "",
+        };
+        format!("[{section}] listen = \"{address}\": {error}{hint}")
+    })
+}
+
+fn hook(kind: SignalKind) -> Result<tokio::signal::unix::Signal, String> {
+    signal(kind).map_err(|error| format!("signals can't be handled: {error}"))
+}
+
+fn announce(plugin: &Plugin) {
+    match &plugin.current {
+        Ok(version) => tracing::info!(
+            target: "berth::plugin",
+            plugin = plugin.name,
+            version = version.digest,
+            kind = version.pre.kind(),
+            took_ms = u64::try_from(version.took.as_millis()).unwrap_or(u64::MAX),
+            "loaded",
+        ),
+        Err(fault) => tracing::error!(
+            target: "berth::plugin",
+            plugin = plugin.name,
+            code = fault.code(),
+            "can't be loaded, its routes answer 503: {fault}",
+        ),
+    }
+}

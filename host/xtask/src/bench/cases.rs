@@ -1,0 +1,154 @@
+//! What is measured: a table of cases and a table of ratios. A new case is one line in each.
+//!
+//! A case is a server and a request. Servers that are equal are started once and shared. A variant of berth is
+//! a [`Setup`]: for instances that are reused, add a constant like
+//! `REUSED: Setup = Setup { name: "berth-reused", reuse: &[("auth", "serial"), ("hello-p3", "concurrent")] }`
+//! and cases that name it. A case during which something else happens, such as swaps, names it in `meanwhile`.
+
+use super::request::Request;
+use crate::failure::Failure;
+
+/// One thing to measure.
+pub(super) struct Case {
+    pub(super) key: &'static str,
+    pub(super) server: Server,
+    pub(super) request: Request,
+    /// Called again and again while the case is measured.
+    pub(super) meanwhile: Option<fn() -> Result<(), Failure>>,
+}
+
+/// Who answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Server {
+    PlainHyper,
+    Berth(&'static Setup),
+    WasmtimeServe(&'static Cli),
+}
+
+/// A variant of berth: what its manifest says beyond the same plugins and routes.
+#[derive(PartialEq, Eq)]
+pub(super) struct Setup {
+    /// Names the process, its manifest and its log.
+    pub(super) name: &'static str,
+    /// `reuse` of the plugins that have it.
+    pub(super) reuse: &'static [(&'static str, &'static str)],
+}
+
+/// A variant of `wasmtime serve`.
+#[derive(PartialEq, Eq)]
+pub(super) struct Cli {
+    pub(super) name: &'static str,
+    pub(super) component: &'static str,
+    pub(super) arguments: &'static [&'static str],
+}
+
+/// Two cases, one over the other.
+pub(super) struct Ratio {
+    pub(super) key: &'static str,
+    pub(super) over: &'static str,
+    pub(super) under: &'static str,
+    pub(super) meaning: &'static str,
+}
+
+impl Server {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::PlainHyper => "plain-hyper",
+            Self::Berth(setup) => setup.name,
+            Self::WasmtimeServe(cli) => cli.name,
+        }
+    }
+}
+
+/// One fresh instance per request, the default.
+const FRESH: Setup = Setup {
+    name: "berth",
+    reuse: &[],
+};
+
+/// The reuse is the CLI's default for 0.2, spelled out so that it shows in the report. `-Scli` because a guest
+/// in Rust imports `wasi:cli` through its standard library.
+const SERVE02: Cli = Cli {
+    name: "serve02",
+    component: "hello",
+    arguments: &["-Scli", "--max-instance-reuse-count=1"],
+};
+/// The same for 0.3: 128 requests per instance, 16 of them at once.
+const SERVE03: Cli = Cli {
+    name: "serve03",
+    component: "hello-p3",
+    arguments: &[
+        "-Scli",
+        "-Sp3",
+        "-Wcomponent-model-async",
+        "--max-instance-reuse-count=128",
+        "--max-instance-concurrent-reuse-count=16",
+    ],
+};
+
+const VERIFY_EMAIL: Request = Request {
+    path: "/api/v1/auth/verify-email",
+    // 200 bytes.
+    json: Some(concat!(
+        r#"{"token":""#,
+        "bench-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef012345",
+        "6789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef012345",
+        r#""}"#
+    )),
+    answer: "\"emailVerified\"",
+};
+const HELLO: Request = Request {
+    path: "/hello/world",
+    json: None,
+    answer: "Hello, world.",
+};
+const HELLO_P3: Request = Request {
+    path: "/hello-p3/world",
+    json: None,
+    answer: "Hello, world.",
+};
+
+#[rustfmt::skip]
+pub(super) const CASES: &[Case] = &[
+    Case { key: "hyper",        server: Server::PlainHyper,              request: VERIFY_EMAIL, meanwhile: None },
+    Case { key: "hyper-get",    server: Server::PlainHyper,              request: HELLO,        meanwhile: None },
+    Case { key: "typed-fresh",  server: Server::Berth(&FRESH),           request: VERIFY_EMAIL, meanwhile: None },
+    Case { key: "http02-fresh", server: Server::Berth(&FRESH),           request: HELLO,        meanwhile: None },
+    Case { key: "http03-fresh", server: Server::Berth(&FRESH),           request: HELLO_P3,     meanwhile: None },
+    Case { key: "serve02",      server: Server::WasmtimeServe(&SERVE02), request: HELLO,        meanwhile: None },
+    Case { key: "serve03",      server: Server::WasmtimeServe(&SERVE03), request: HELLO,        meanwhile: None },
+];
+
+/// The keys say `hyper` for both baselines: each case is compared with plain hyper answering the same request.
+#[rustfmt::skip]
+pub(super) const RATIOS: &[Ratio] = &[
+    Ratio { key: "typed-fresh/hyper",   over: "typed-fresh",  under: "hyper",     meaning: "what the component costs: the same JSON in and out" },
+    Ratio { key: "http02-fresh/hyper",  over: "http02-fresh", under: "hyper-get", meaning: "the same, for a 0.2 handler: the same GET" },
+    Ratio { key: "http03-fresh/hyper",  over: "http03-fresh", under: "hyper-get", meaning: "the same, for a 0.3 handler: the same GET" },
+    Ratio { key: "http02-fresh/serve",  over: "http02-fresh", under: "serve02",   meaning: "the same component, a fresh instance each in both" },
+    Ratio { key: "http03-fresh/serve",  over: "http03-fresh", under: "serve03",   meaning: "the same component; the CLI reuses its instances" },
+    Ratio { key: "typed-fresh/serve02", over: "typed-fresh",  under: "serve02",   meaning: "a typed policy instead of a handler, fresh in both" },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ratio_names_two_cases() {
+        for ratio in RATIOS {
+            for key in [ratio.over, ratio.under] {
+                assert!(
+                    CASES.iter().any(|case| case.key == key),
+                    "{} names no case: {key}",
+                    ratio.key
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn body_is_200_bytes() {
+        assert_eq!(VERIFY_EMAIL.json.map(str::len), Some(200));
+    }
+}

@@ -1,0 +1,82 @@
+//! The manifest that the measured berth runs with: the three plugins, two routes, no other section.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::cases::Setup;
+
+/// Plugin, component below the folder of components, and what makes it more than a handler.
+const PLUGINS: &[(&str, &str, Option<&str>)] = &[
+    ("auth", "fixtures/auth-static", Some("auth")),
+    ("hello", "hello", None),
+    ("hello-p3", "hello-p3", None),
+];
+
+/// `berth.toml` as text.
+pub(super) fn manifest(listen: SocketAddr, components: &Path, setup: &Setup) -> String {
+    let mut text = format!("[http]\nlisten = {}\n", toml_string(&listen.to_string()));
+    for (plugin, component, policy) in PLUGINS {
+        let file = components.join(format!("{component}.wasm"));
+        text += &format!(
+            "\n[plugins.{plugin}]\ncomponent = {}\n",
+            toml_string(&file.to_string_lossy())
+        );
+        if let Some(policy) = policy {
+            text += &format!("policy = {}\n", toml_string(policy));
+        }
+        if let Some((_, reuse)) = setup.reuse.iter().find(|(name, _)| name == plugin) {
+            text += &format!("reuse = {}\n", toml_string(reuse));
+        }
+    }
+    for (plugin, _, _) in PLUGINS.iter().filter(|(_, _, policy)| policy.is_none()) {
+        text += &format!(
+            "\n[[routes]]\npath = {}\nplugin = {}\naccess = \"public\"\n",
+            toml_string(&format!("/{plugin}/*")),
+            toml_string(plugin)
+        );
+    }
+    text
+}
+
+fn toml_string(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', r#"\""#))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifest_has_the_plugins_and_the_routes() {
+        let setup = Setup {
+            name: "x",
+            reuse: &[("hello-p3", "concurrent")],
+        };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 4000));
+        let expected = r#"[http]
+listen = "127.0.0.1:4000"
+
+[plugins.auth]
+component = "/a \"b\"/fixtures/auth-static.wasm"
+policy = "auth"
+
+[plugins.hello]
+component = "/a \"b\"/hello.wasm"
+
+[plugins.hello-p3]
+component = "/a \"b\"/hello-p3.wasm"
+reuse = "concurrent"
+
+[[routes]]
+path = "/hello/*"
+plugin = "hello"
+access = "public"
+
+[[routes]]
+path = "/hello-p3/*"
+plugin = "hello-p3"
+access = "public"
+"#;
+        assert_eq!(manifest(listen, Path::new("/a \"b\""), &setup), expected);
+    }
+}

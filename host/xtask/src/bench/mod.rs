@@ -1,0 +1,181 @@
+//! `cargo xtask bench`: berth against plain hyper and `wasmtime serve`, on one machine, at one time.
+//!
+//! Absolute numbers say more about the machine than about berth, so the result is *ratios*: all servers run at
+//! once, the cases take turns in an order that rotates from round to round, each ratio is taken within a round,
+//! and the median over the rounds is what counts. Whatever slows the machine down slows both sides.
+//!
+//! Every request is checked once before anything is measured, and a run in which wrk saw a refused or broken
+//! request is a failure: a fast wrong answer is not a result. berth's request logging stays on.
+
+mod cases;
+mod json;
+mod machine;
+mod manifest;
+mod options;
+mod report;
+mod request;
+mod servers;
+mod wrk;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::commands::{self, SEE_ABOVE};
+use crate::failure::{self, Failure};
+use crate::prerequisites::{self, Prerequisites};
+use crate::workspace::{self, Workspace};
+use crate::{guests, say};
+use cases::{Case, Server};
+use machine::Machine;
+use options::{Cli, Options};
+use report::{Measured, Report};
+use servers::Servers;
+use wrk::Wrk;
+
+pub(crate) use options::HELP;
+
+pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Failure> {
+    let options = Options::parse(arguments)?;
+    let cases = options.cases()?;
+    let mut machine = Machine::look(workspace);
+    let tools = prepare(workspace, &options, &cases)?;
+    machine.wasmtime_cli = tools
+        .wasmtime
+        .as_deref()
+        .map(prerequisites::wasmtime_version)
+        .transpose()?;
+
+    let start = Instant::now();
+    let servers = Servers::start(workspace, &tools, &cases)?;
+    for case in &cases {
+        servers.check(case)?;
+    }
+    say::done(
+        "servers",
+        &format!("{} answer as they should", say::counted(cases.len(), "case")),
+        start,
+    );
+
+    let measured = measure(&servers, &tools, &options, &cases)?;
+    let report = Report::new(machine, &servers, &options, measured);
+    if options.json {
+        println!("{}", report.json())
+    } else {
+        print!("{}", report.text())
+    }
+    Ok(())
+}
+
+/// The programs that a bench runs.
+struct Tools {
+    /// Everything generated, and every server's log.
+    folder: PathBuf,
+    wrk: PathBuf,
+    wasmtime: Option<PathBuf>,
+}
+
+/// Checks the prerequisites and builds what the chosen cases need, no more.
+fn prepare(workspace: &Workspace, options: &Options, cases: &[&'static Case]) -> Result<Tools, Failure> {
+    let needs = |wanted: fn(&Server) -> bool| cases.iter().any(|case| wanted(&case.server));
+    let folder = workspace.target().join("bench");
+    std::fs::create_dir_all(&folder).map_err(failure::io(
+        format!(
+            "The folder {} could not be made",
+            workspace::short(&folder).display()
+        ),
+        "Check the permissions of the target folder.",
+    ))?;
+
+    let mut prerequisites = Prerequisites::new(workspace);
+    prerequisites.c_compiler()?;
+    let wrk = prerequisites.wrk()?;
+    let wasmtime = match &options.cli {
+        _ if !needs(|server| matches!(server, Server::WasmtimeServe(_))) => None,
+        Cli::None => None,
+        Cli::At(path) => Some(path.clone()),
+        Cli::Install => Some(prerequisites.wasmtime_cli()?),
+    };
+
+    if needs(|server| !matches!(server, Server::PlainHyper)) {
+        prerequisites.wasm_target()?;
+        guests::build(workspace)?;
+    }
+    if needs(|server| matches!(server, Server::Berth(_))) {
+        build(workspace, "berth", &["--package", "berth"])?;
+    }
+    if needs(|server| matches!(server, Server::PlainHyper)) {
+        build(
+            workspace,
+            "plain-hyper",
+            &["--package", "berth-tests", "--bin", "plain-hyper"],
+        )?;
+    }
+    Ok(Tools {
+        folder,
+        wrk,
+        wasmtime,
+    })
+}
+
+fn build(workspace: &Workspace, name: &str, what: &[&str]) -> Result<(), Failure> {
+    let start = Instant::now();
+    commands::succeed(
+        commands::cargo(workspace).args(["build", "--release"]).args(what),
+        SEE_ABOVE,
+    )?;
+    say::done(name, "built for release", start);
+    Ok(())
+}
+
+/// One warm-up per case, then the rounds.
+fn measure(
+    servers: &Servers,
+    tools: &Tools,
+    options: &Options,
+    cases: &[&'static Case],
+) -> Result<Vec<Measured>, Failure> {
+    let wrk = Wrk::new(tools, options.connections);
+    let mut measured: Vec<Measured> = cases.iter().map(|&case| Measured::new(case)).collect();
+    for case in cases {
+        wrk.run(case, servers.address(case)?, 1)?;
+    }
+    for round in 0..options.rounds {
+        let start = Instant::now();
+        let first = round % measured.len().max(1);
+        let (later, sooner) = measured.split_at_mut(first);
+        for one in sooner.iter_mut().chain(later) {
+            let run = alongside(one.case, || {
+                wrk.run(one.case, servers.address(one.case)?, options.seconds)
+            })?;
+            one.runs.push(run);
+        }
+        say::done("round", &format!("{} of {}", round + 1, options.rounds), start);
+    }
+    Ok(measured)
+}
+
+/// Runs the measurement, with the case's `meanwhile` over and over on another thread until it ends.
+fn alongside<T>(case: &Case, measure: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let Some(meanwhile) = case.meanwhile else {
+        return measure();
+    };
+    let measuring = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            while measuring.load(Ordering::Relaxed) {
+                meanwhile()?;
+            }
+            Ok(())
+        });
+        let result = measure();
+        measuring.store(false, Ordering::Relaxed);
+        match other.join() {
+            Ok(outcome) => outcome.and(result),
+            Err(_) => Err(Failure::new(format!(
+                "What runs beside the case `{}` has panicked.",
+                case.key
+            ))),
+        }
+    })
+}

@@ -1,0 +1,252 @@
+//! The servers under measurement: each a child process on a free loopback port, its output in a file.
+//!
+//! They all run at once and idle while another is measured. A [`Server`] owns its process: dropping it, on
+//! success and on every error, ends the process and waits for it. On Ctrl-C the terminal tells them itself.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::cases::{self, Case};
+use super::{Tools, manifest};
+use crate::commands;
+use crate::failure::{self, Failure};
+use crate::workspace::{self, Workspace};
+
+/// A server that compiles its components has this long to answer.
+const START: Duration = Duration::from_secs(60);
+/// A server that was asked to end has this long before it is killed; berth ends its own children in that time.
+const END: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// All servers that the chosen cases need.
+pub(super) struct Servers {
+    running: Vec<Server>,
+}
+
+/// One running server.
+pub(super) struct Server {
+    kind: cases::Server,
+    pub(super) name: &'static str,
+    pub(super) command: String,
+    address: SocketAddr,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Servers {
+    /// Starts each server once and waits until all of them accept connections.
+    pub(super) fn start(
+        workspace: &Workspace,
+        tools: &Tools,
+        cases: &[&'static Case],
+    ) -> Result<Self, Failure> {
+        let mut kinds: Vec<cases::Server> = Vec::new();
+        for case in cases {
+            if !kinds.contains(&case.server) {
+                kinds.push(case.server);
+            }
+        }
+        let mut servers = Self { running: Vec::new() };
+        for (kind, address) in kinds.iter().zip(free_addresses(kinds.len())?) {
+            servers
+                .running
+                .push(Server::start(workspace, tools, *kind, address)?);
+        }
+        Ok(servers)
+    }
+
+    /// Sends the case's request until it is answered rightly or the server's time is over.
+    pub(super) fn check(&self, case: &Case) -> Result<(), Failure> {
+        let server = self.of(case)?;
+        let deadline = Instant::now() + START;
+        loop {
+            let Err(fault) = case.request.ask(server.address) else {
+                return Ok(());
+            };
+            // An answer is final; only a server that isn't there yet is worth waiting for.
+            let silent = fault.starts_with("did not answer");
+            if !silent || server.has_ended() || Instant::now() > deadline {
+                return Err(Failure::new(format!(
+                    "The case `{}` can't be measured: {} was asked for `{}` and {fault}. It was started as `{}`; \
+                     its log, {}, ends so:\n{}",
+                    case.key,
+                    server.name,
+                    case.request.describe(),
+                    server.command,
+                    workspace::short(&server.log).display(),
+                    last_lines(&server.log)
+                )));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    pub(super) fn address(&self, case: &Case) -> Result<SocketAddr, Failure> {
+        self.of(case).map(|server| server.address)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Server> {
+        self.running.iter()
+    }
+
+    fn of(&self, case: &Case) -> Result<&Server, Failure> {
+        self.running
+            .iter()
+            .find(|server| server.kind == case.server)
+            .ok_or_else(|| Failure::new(format!("No server was started for the case `{}`.", case.key)))
+    }
+}
+
+impl Server {
+    fn start(
+        workspace: &Workspace,
+        tools: &Tools,
+        kind: cases::Server,
+        address: SocketAddr,
+    ) -> Result<Self, Failure> {
+        let name = kind.name();
+        let mut command = command(workspace, tools, kind, address)?;
+        let log = tools.folder.join(format!("{name}.log"));
+        let context = || format!("The log {} could not be made", workspace::short(&log).display());
+        let advice = "Check the permissions of the target folder.";
+        let stdout = File::create(&log).map_err(failure::io(context(), advice))?;
+        let stderr = stdout.try_clone().map_err(failure::io(context(), advice))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .map_err(failure::io(
+                format!("`{}` could not be started", commands::show(&command)),
+                "Check that the program is there and executable.",
+            ))?;
+        Ok(Self {
+            kind,
+            name,
+            command: commands::show(&command),
+            address,
+            log,
+            child,
+        })
+    }
+
+    /// Whether the process is gone (a zombie until we wait for it), without the `&mut` that asking `child` takes.
+    fn has_ended(&self) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).map_or(true, |stat| {
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'))
+        })
+    }
+}
+
+impl Drop for Server {
+    /// SIGTERM first: std can only kill outright, and a killed berth could not end its own children.
+    fn drop(&mut self) {
+        let asked = Command::new("sh")
+            .args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()])
+            .status();
+        let deadline = Instant::now() + END;
+        while asked.is_ok() && Instant::now() < deadline {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn command(
+    workspace: &Workspace,
+    tools: &Tools,
+    kind: cases::Server,
+    address: SocketAddr,
+) -> Result<Command, Failure> {
+    match kind {
+        cases::Server::PlainHyper => {
+            let mut hyper = commands::clean(workspace::program(&workspace.binary("release", "plain-hyper")));
+            hyper.arg(address.to_string());
+            Ok(hyper)
+        }
+        cases::Server::Berth(setup) => {
+            let file = tools.folder.join(format!("{}.toml", setup.name));
+            let text = manifest::manifest(address, &workspace.components(), setup);
+            std::fs::write(&file, text).map_err(failure::io(
+                format!(
+                    "The manifest {} could not be written",
+                    workspace::short(&file).display()
+                ),
+                "Check the permissions of the target folder.",
+            ))?;
+            let mut berth = commands::clean(workspace::program(&workspace.binary("release", "berth")));
+            berth.args(["serve", "--config"]).arg(workspace::short(&file));
+            Ok(berth)
+        }
+        cases::Server::WasmtimeServe(cli) => {
+            let wasmtime = tools.wasmtime.as_ref().ok_or_else(|| {
+                Failure::new(format!(
+                    "The case `{}` needs a wasmtime CLI. Leave out --no-wasmtime.",
+                    cli.name
+                ))
+            })?;
+            let mut serve = commands::clean(workspace::program(wasmtime));
+            serve
+                .arg("serve")
+                .args(cli.arguments)
+                .arg("--addr")
+                .arg(address.to_string());
+            serve.arg(workspace::short(
+                &workspace.components().join(format!("{}.wasm", cli.component)),
+            ));
+            Ok(serve)
+        }
+    }
+}
+
+/// Addresses that are free now. They are held together, so that none comes twice, and let go just before the
+/// servers take them.
+fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, Failure> {
+    let hold = || -> std::io::Result<Vec<SocketAddr>> {
+        let held: Vec<TcpListener> = (0..count)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+            .collect::<std::io::Result<_>>()?;
+        held.iter().map(TcpListener::local_addr).collect()
+    };
+    hold().map_err(failure::io(
+        "No free port was found on 127.0.0.1",
+        "Check that loopback networking works here.",
+    ))
+}
+
+fn last_lines(log: &Path) -> String {
+    const LINES: usize = 15;
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last: Vec<&str> = lines
+        .iter()
+        .skip(lines.len().saturating_sub(LINES))
+        .copied()
+        .collect();
+    if last.is_empty() {
+        "  (it is empty)".to_owned()
+    } else {
+        format!("  {}", last.join("\n  "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_distinct() {
+        let addresses = free_addresses(4).unwrap_or_default();
+        assert_eq!(addresses.len(), 4);
+        let distinct: std::collections::BTreeSet<_> = addresses.iter().collect();
+        assert_eq!(distinct.len(), 4);
+    }
+}

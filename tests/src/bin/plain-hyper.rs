@@ -1,0 +1,155 @@
+//! The baseline of `cargo xtask bench`: what hyper alone does with the same two requests.
+//!
+//! `plain-hyper ADDR` serves HTTP/1.1 on every core. `POST /api/v1/auth/verify-email` does what berth's typed
+//! route has to do around the component: collect the body, decode the JSON, encode a user of the same size.
+//! Any `GET` answers the text of the hello handlers.
+//!
+//! Deliberately absent, so that the baseline is as fast as hyper can be and berth's ratio is never flattered:
+//! timeouts, limits, request ids, logging, shutdown.
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Some(address) = std::env::args()
+        .nth(1)
+        .filter(|argument| !argument.starts_with('-'))
+    else {
+        eprintln!(
+            "plain-hyper serves the two bench requests with nothing but hyper.\n\n\
+             Usage: plain-hyper ADDR    for example: plain-hyper 127.0.0.1:8090"
+        );
+        return ExitCode::from(64);
+    };
+    match TcpListener::bind(&address).await {
+        Ok(listener) => serve(&listener).await,
+        Err(error) => {
+            eprintln!(
+                "plain-hyper can't listen on {address}: {error}. Give a free address, like 127.0.0.1:8090."
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(listener: &TcpListener) -> ExitCode {
+    match listener.local_addr() {
+        Ok(address) => println!("listening on {address}"),
+        Err(error) => eprintln!("The address that plain-hyper listens on can't be read: {error}."),
+    }
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream));
+            }
+            Err(error) => {
+                eprintln!("plain-hyper can't accept a connection: {error}. Raise the limit on open files.");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream) {
+    // Both can fail only because the client has gone, which ends the connection anyway.
+    stream.set_nodelay(true).ok();
+    http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service_fn(answer))
+        .await
+        .ok();
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let response = match (request.method(), request.uri().path()) {
+        (&Method::POST, "/api/v1/auth/verify-email") => verify_email(request.into_body()).await,
+        (&Method::GET, _) => reply(
+            StatusCode::OK,
+            "text/plain",
+            Bytes::from_static(b"Hello, world.\n"),
+        ),
+        _ => refuse(
+            StatusCode::NOT_FOUND,
+            "There is only GET, and POST /api/v1/auth/verify-email.\n",
+        ),
+    };
+    Ok(response)
+}
+
+async fn verify_email(body: Incoming) -> Response<Full<Bytes>> {
+    let Ok(body) = body.collect().await else {
+        return refuse(StatusCode::BAD_REQUEST, "The body ended early.\n");
+    };
+    let Ok(asked) = serde_json::from_slice::<VerifyEmail>(&body.to_bytes()) else {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "The body must be JSON with a string `token`.\n",
+        );
+    };
+    if asked.token.is_empty() {
+        return refuse(StatusCode::BAD_REQUEST, "`token` must not be empty.\n");
+    }
+    match serde_json::to_vec(&user()) {
+        Ok(json) => reply(StatusCode::OK, "application/json", Bytes::from(json)),
+        Err(_) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The user could not be written as JSON.\n",
+        ),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct VerifyEmail {
+    token: String,
+}
+
+/// The account in berth's wire format, with owned fields and the values of the `auth-static` fixture, which the typed route answers.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct User {
+    id: String,
+    email: String,
+    email_verified: bool,
+    name: String,
+    roles: Vec<String>,
+    created_at: u64,
+    updated_at: u64,
+    mfa_enabled: bool,
+    active: bool,
+}
+
+fn user() -> User {
+    User {
+        id: "01920000-0000-7000-8000-000000000001".to_owned(),
+        email: "ada@example.com".to_owned(),
+        email_verified: true,
+        name: "Ada Lovelace".to_owned(),
+        roles: vec!["user".to_owned()],
+        created_at: 1_735_689_600_000,
+        updated_at: 1_735_689_600_000,
+        mfa_enabled: false,
+        active: true,
+    }
+}
+
+fn refuse(status: StatusCode, sentence: &'static str) -> Response<Full<Bytes>> {
+    reply(status, "text/plain", Bytes::from_static(sentence.as_bytes()))
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
