@@ -1,1 +1,42 @@
-//! tests
+//! What the integration tests share: the real `berth` binary, real components, real sockets.
+//!
+//! Nothing here is a stand-in. A test writes a manifest, starts `berth` on free ports, and talks to it over TCP with a
+//! client that shows what was on the wire. Run them with `cargo xtask test`, which builds the binary and the guests
+//! first.
+
+pub mod berth;
+pub mod wire;
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// A built component: `guest("hello")`, or `guest("fixtures/spin")`.
+///
+/// # Panics
+/// It isn't built; the message says which command does.
+#[allow(clippy::panic, reason = "this crate is the tests' own; a missing artifact must stop the test")]
+pub fn guest(name: &str) -> PathBuf {
+    let folder = std::env::var_os("BERTH_GUESTS").map_or_else(|| root().join("target/plugins"), PathBuf::from);
+    let path = folder.join(name).with_extension("wasm");
+    if !path.exists() {
+        panic!("{} is missing; run `cargo xtask guests`", path.display());
+    }
+    path
+}
+
+/// A program that `cargo xtask test` provides: `BERTH_BIN`, `BERTH_WASMTIME`.
+///
+/// # Panics
+/// It isn't there; the message says which command provides it.
+#[allow(clippy::panic, reason = "this crate is the tests' own; a missing program must stop the test")]
+pub fn program(variable: &str, fallback: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(|| root().join(fallback), PathBuf::from);
+    if !path.exists() {
+        panic!("{} is missing ({variable}); run `cargo xtask test`", path.display());
+    }
+    path
+}

@@ -46,16 +46,17 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Fai
     say::note("run", &commands::show(&berth));
     let error = berth.exec();
     Err(Failure::new(format!(
-        "`{}` could not be started: {error}. Run `cargo build --package berth` and look at its output.",
+        "`{}` could not be started: {error}. Run `cargo build --workspace` and look at its output.",
         commands::show(&berth)
     )))
 }
 
-/// Builds berth with the profile that `up` and `test` share.
+/// Builds berth with the profile and the selection of packages that `up` and `test` share: another selection would
+/// unify other features and build wasmtime a second time.
 pub(crate) fn build_berth(workspace: &Workspace) -> Result<(), Failure> {
     let start = Instant::now();
     commands::succeed(
-        commands::cargo(workspace).args(["build", "--package", "berth"]),
+        commands::cargo(workspace).args(["build", "--workspace"]),
         SEE_ABOVE,
     )?;
     say::done(

@@ -14,7 +14,7 @@ const PLUGINS: &[(&str, &str, Option<&str>)] = &[
 
 /// `berth.toml` as text.
 pub(super) fn manifest(listen: SocketAddr, components: &Path, setup: &Setup) -> String {
-    let mut text = format!("[http]\nlisten = {}\n", toml_string(&listen.to_string()));
+    let mut text = format!("[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n", toml_string(&listen.to_string()));
     for (plugin, component, policy) in PLUGINS {
         let file = components.join(format!("{component}.wasm"));
         text += &format!(
@@ -55,6 +55,9 @@ mod tests {
         let listen = SocketAddr::from(([127, 0, 0, 1], 4000));
         let expected = r#"[http]
 listen = "127.0.0.1:4000"
+
+[admin]
+listen = "off"
 
 [plugins.auth]
 component = "/a \"b\"/fixtures/auth-static.wasm"

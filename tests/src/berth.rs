@@ -1,0 +1,226 @@
+//! A running `berth`, on free ports, with its log.
+
+#![allow(clippy::panic, clippy::expect_used, reason = "this crate is the tests' own; a host that can't run must stop the test")]
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{guest, program, wire};
+
+/// The time within which anything that is waited for must happen.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The `berth` program, with a clean environment and without ports of its own.
+pub fn command() -> Command {
+    let mut command = Command::new(program("BERTH_BIN", "target/debug/berth"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BERTH_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// A manifest under construction.
+#[derive(Clone, Debug, Default)]
+pub struct Manifest(String);
+
+impl Manifest {
+    /// Empty.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lines as they are.
+    pub fn raw(mut self, text: &str) -> Self {
+        self.0.push_str(text);
+        self.0.push('\n');
+        self
+    }
+
+    /// A handler from the built guests, at `/<name>/*`; `name` is the last part of `component`.
+    pub fn handler(self, component: &str) -> Self {
+        let path = guest(component);
+        let name = component.rsplit('/').next().unwrap_or_default();
+        self.handler_file(name, &path, "")
+    }
+
+    /// The same with more lines in its table.
+    pub fn handler_with(self, component: &str, more: &str) -> Self {
+        let path = guest(component);
+        let name = component.rsplit('/').next().unwrap_or_default();
+        self.handler_file(name, &path, more)
+    }
+
+    /// A handler from a file, at `/<name>/*`.
+    pub fn handler_file(mut self, name: &str, component: &Path, more: &str) -> Self {
+        let _ = writeln!(
+            self.0,
+            "[plugins.{name}]\ncomponent = {component:?}\n{more}\n\
+             [[routes]]\npath = \"/{name}/*\"\nplugin = \"{name}\"\naccess = \"public\"\n"
+        );
+        self
+    }
+
+    /// The `auth` policy.
+    pub fn auth(mut self, component: &str) -> Self {
+        let component = guest(component);
+        let _ = writeln!(self.0, "[plugins.auth]\ncomponent = {component:?}\npolicy = \"auth\"\n");
+        self
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// Start a host with it.
+    pub fn start(&self) -> Berth {
+        Berth::start(self.text(), &[])
+    }
+}
+
+/// A running host. Killed and waited for when dropped.
+#[derive(Debug)]
+pub struct Berth {
+    child: Child,
+    /// For callers.
+    pub address: SocketAddr,
+    /// For operators.
+    pub admin: SocketAddr,
+    log: PathBuf,
+    folder: TempDir,
+}
+
+impl Berth {
+    /// Write a manifest, start a host with it and some more environment, and wait until it is ready.
+    pub fn start(manifest: &str, environment: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let config = folder.path().join("berth.toml");
+        std::fs::write(&config, manifest).expect("the manifest can be written");
+        let log = folder.path().join("log.jsonl");
+        let mut child = command()
+            .args(["serve", "--log-format", "json", "--config"])
+            .arg(&config)
+            .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
+            .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0")
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log).expect("the log can be written"))
+            .spawn()
+            .expect("berth starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
+        let mut line = |prefix: &str| -> String {
+            let line = lines.next().and_then(Result::ok).unwrap_or_default();
+            line.strip_prefix(prefix).map(str::to_owned).unwrap_or_else(|| {
+                panic!("berth said {line:?} instead of {prefix:?}…; its log:\n{}", std::fs::read_to_string(&log).unwrap_or_default())
+            })
+        };
+        let address = line("berth listens on http://").parse().expect("an address");
+        let admin = line("berth admin on http://").parse().expect("an address");
+        line("ready in ");
+        Self { child, address, admin, log, folder }
+    }
+
+    /// `GET` from it.
+    pub fn get(&self, path: &str) -> wire::Response {
+        wire::get(self.address, path)
+    }
+
+    /// `POST` JSON to it.
+    pub fn post(&self, path: &str, body: &str) -> wire::Response {
+        wire::post_json(self.address, path, body)
+    }
+
+    /// Its folder, where the manifest is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The events logged so far.
+    pub fn log(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Wait for an event. The log has a thread of its own, so a line may come a moment after its answer.
+    pub fn logged(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            if let Some(event) = self.log().into_iter().find(|e| matches(e)) {
+                return event;
+            }
+            if started.elapsed() > PATIENCE {
+                panic!("not logged: {what}; the log:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The request line of an id.
+    pub fn request_line(&self, id: &str) -> Value {
+        self.logged(&format!("the request {id}"), |e| e["target"] == "berth::request" && e["id"] == id)
+    }
+
+    /// A counter from the metrics: `metric("berth_plugin_traps_total", &["spin", "cpu"])`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = wire::get(self.admin, "/metrics").text();
+        text.lines()
+            .find(|l| l.starts_with(name) && labels.iter().all(|label| l.contains(&format!("\"{label}\""))))
+            .and_then(|l| l.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no metric {name} with {labels:?} in:\n{text}"))
+    }
+
+    /// Send a signal by name, as in `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        assert!(sent.success(), "kill -s {name} {pid}");
+    }
+
+    /// Wait for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "berth did not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Run `berth` with arguments in a folder with a manifest, to its end.
+pub fn run(manifest: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let folder = TempDir::new().expect("a temporary folder");
+    std::fs::write(folder.path().join("berth.toml"), manifest).expect("the manifest can be written");
+    command()
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(folder.path())
+        .output()
+        .expect("berth runs")
+}

@@ -1,0 +1,194 @@
+//! Bodies in both directions: streaming, limits, what a handler sees of a request.
+
+use std::time::{Duration, Instant};
+
+use berth_tests::berth::{Berth, Manifest};
+use berth_tests::wire::{Connection, Ended, head, request};
+
+fn echo() -> Berth {
+    Manifest::new().handler("fixtures/echo").handler("fixtures/echo-p3").start()
+}
+
+#[test]
+fn large_body_comes_back_identical_from_both_generations() {
+    let berth = echo();
+    let body: Vec<u8> = (0..8 * 1024 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for path in ["/echo/echo", "/echo-p3/echo"] {
+        let address = berth.address;
+        // Sent while it is read: an echo that streams would otherwise fill both sockets.
+        let answer = std::thread::scope(|scope| {
+            let mut connection = Connection::open(address);
+            connection.send(head("POST", path, &[("content-type", "application/octet-stream")], body.len()));
+            let mut sender = connection.sender();
+            let body = &body;
+            scope.spawn(move || sender.send(body));
+            connection.response("POST").unwrap()
+        });
+        assert_eq!((answer.status, answer.ended), (200, Ended::Whole), "{path}");
+        assert!(answer.body == body, "{path}: {} of {} bytes, or others", answer.body.len(), body.len());
+    }
+}
+
+#[test]
+fn body_is_echoed_piece_by_piece_as_it_comes() {
+    let berth = echo();
+    for path in ["/echo/echo", "/echo-p3/echo"] {
+        let mut connection = Connection::open(berth.address);
+        connection.send(format!("POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"));
+        for piece in ["first", "second", "third"] {
+            connection.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
+            // The piece must come back before the next one is sent.
+            while !String::from_utf8_lossy(connection.pending()).contains(piece) {
+                assert!(connection.fill(), "{path}: {piece}");
+            }
+        }
+        connection.send("0\r\n\r\n");
+        let answer = connection.response("POST").unwrap();
+        assert_eq!((answer.text().as_str(), answer.ended), ("firstsecondthird", Ended::Whole), "{path}");
+    }
+}
+
+#[test]
+fn handler_sees_method_path_and_query_and_repeated_headers_stay_apart() {
+    let berth = echo();
+    let answer = request(berth.address, "PUT", "/echo/echo?a=1&b=%20", &[("content-type", "text/x")], b"hi");
+    assert_eq!(answer.header("x-echo-method"), Some("PUT"));
+    assert_eq!(answer.header("x-echo-path"), Some("/echo/echo?a=1&b=%20"));
+    assert_eq!(answer.header("content-type"), Some("text/x"));
+    let cookies: Vec<_> = answer.headers.iter().filter(|(n, _)| n == "set-cookie").map(|(_, v)| v.as_str()).collect();
+    assert_eq!(cookies, ["a=1", "b=2"]);
+}
+
+#[test]
+fn handler_never_sees_headers_of_the_connection_or_of_the_host() {
+    let berth = echo();
+    let headers = [
+        ("accept", "a/b"),
+        ("Accept", "c/d"),
+        ("connection", "keep-alive, x-hop"),
+        ("x-hop", "secret"),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers"),
+        ("upgrade", "h2c"),
+        ("berth-user-id", "root"),
+        ("Berth-User-Roles", "admin"),
+        ("x-mine", "yes"),
+    ];
+    let seen = request(berth.address, "GET", "/echo/headers", &headers, b"").text();
+    assert!(seen.contains("accept: a/b\naccept: c/d\n"), "{seen}");
+    assert!(seen.contains("x-mine: yes\n"), "{seen}");
+    for hidden in ["connection", "x-hop", "keep-alive", "te:", "upgrade", "berth-", "host:"] {
+        assert!(!seen.contains(hidden), "{hidden} in {seen}");
+    }
+}
+
+#[test]
+fn head_has_the_headers_of_get_and_no_body() {
+    let berth = echo();
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("HEAD", "/echo/big/100000", &[], 0));
+    let answer = connection.response("HEAD").unwrap();
+    assert_eq!(answer.status, 200);
+    // The connection is still in step: the next answer begins right here.
+    connection.send(head("GET", "/echo/sleep/1", &[], 0));
+    assert_eq!(connection.response("GET").unwrap().status, 200);
+    assert!(!berth.log().iter().any(|e| e["level"] == "ERROR"), "a body that nobody sees fails no guest");
+}
+
+#[test]
+fn statuses_without_a_body_have_none() {
+    let berth = echo();
+    let mut connection = Connection::open(berth.address);
+    for status in [204, 304] {
+        connection.send(head("GET", &format!("/echo/status/{status}"), &[], 0));
+        let answer = connection.response("GET").unwrap();
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("transfer-encoding"), None);
+    }
+    connection.send(head("GET", "/echo/status/418", &[], 0));
+    let answer = connection.response("GET").unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (418, "status 418\n"));
+}
+
+#[test]
+fn slow_handler_streams_and_is_not_billed_for_waiting() {
+    let berth = echo();
+    let started = Instant::now();
+    let answer = berth.get("/echo/slow");
+    assert_eq!((answer.text().as_str(), answer.ended), ("one\ntwo\n", Ended::Whole));
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    let line = berth.request_line(answer.header("x-request-id").unwrap());
+    assert_eq!(line["bytes"], 8);
+    assert!(line["duration_us"].as_u64().unwrap() >= 300_000, "{line}");
+    assert!(line["cpu_us"].as_u64().unwrap() < 200_000, "{line}");
+}
+
+#[test]
+fn typed_body_over_the_limit_is_413_before_it_is_read() {
+    let berth = Manifest::new().auth("fixtures/auth-static").start();
+    let path = "/api/v1/auth/login";
+    // Declared: answered although not one byte of it was sent.
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("POST", path, &[("content-type", "application/json")], 2 * 1024 * 1024));
+    let answer = connection.response("POST").unwrap();
+    assert_eq!((answer.status, answer.code().as_str()), (413, "body-too-large"));
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(answer.text().contains("1048576 bytes"), "{}", answer.text());
+    // Chunked without end: answered at the limit, and readable although we are still sending.
+    let mut connection = Connection::open(berth.address);
+    connection.send(format!(
+        "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    ));
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    for _ in 0..40 {
+        connection.send(&chunk);
+    }
+    let answer = connection.response("POST").unwrap();
+    assert_eq!((answer.status, answer.code().as_str()), (413, "body-too-large"));
+    // Exactly at the limit is not over it.
+    let exact = format!("{{\"token\":\"{}\"}}", "x".repeat(1024 * 1024 - 12));
+    assert_eq!(exact.len(), 1024 * 1024);
+    assert_eq!(berth.post("/api/v1/auth/verify-email", &exact).status, 200);
+}
+
+#[test]
+fn typed_body_that_stops_coming_is_408() {
+    let berth = Berth::start(
+        Manifest::new().auth("fixtures/auth-static").text(),
+        &[("BERTH_HTTP_IDLE_TIME", "300ms")],
+    );
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("POST", "/api/v1/auth/login", &[("content-type", "application/json")], 100));
+    connection.send("{\"email\":");
+    let answer = connection.response("POST").unwrap();
+    assert_eq!((answer.status, answer.code().as_str()), (408, "body-timeout"));
+    assert_eq!(berth.metric("berth_instances_free", &[]), 256.0, "a slow upload holds no instance");
+}
+
+#[test]
+fn reader_that_stops_reading_is_cut_off() {
+    let berth = Berth::start(
+        Manifest::new().handler_with("fixtures/echo", "limits = { cpu = \"10s\" }").text(),
+        &[("BERTH_HTTP_IDLE_TIME", "400ms")],
+    );
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("GET", "/echo/big/1000000000", &[("x-request-id", "lazy")], 0));
+    let line = berth.logged("the wall fault", |e| e["target"] == "berth::plugin" && e["trap"] == "wall");
+    assert!(line["message"].as_str().unwrap().contains("made no progress"), "{line}");
+    assert_eq!(connection.response("GET").unwrap().ended, Ended::Cut);
+    while berth.metric("berth_instances_free", &[]) < 256.0 {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn expect_100_continue_is_answered() {
+    let berth = echo();
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("POST", "/echo/echo", &[("expect", "100-continue")], 5));
+    while !connection.pending().starts_with(b"HTTP/1.1 100 Continue\r\n\r\n") {
+        assert!(connection.fill());
+    }
+    connection.send("hello");
+    assert_eq!(connection.response("POST").unwrap().text(), "hello");
+}
