@@ -1,7 +1,5 @@
 //! A running `berth`, on free ports, with its log.
 
-#![allow(clippy::panic, clippy::expect_used, reason = "this crate is the tests' own; a host that can't run must stop the test")]
-
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -74,7 +72,10 @@ impl Manifest {
     /// The `auth` policy.
     pub fn auth(mut self, component: &str) -> Self {
         let component = guest(component);
-        let _ = writeln!(self.0, "[plugins.auth]\ncomponent = {component:?}\npolicy = \"auth\"\n");
+        let _ = writeln!(
+            self.0,
+            "[plugins.auth]\ncomponent = {component:?}\npolicy = \"auth\"\n"
+        );
         self
     }
 
@@ -122,13 +123,22 @@ impl Berth {
         let mut line = |prefix: &str| -> String {
             let line = lines.next().and_then(Result::ok).unwrap_or_default();
             line.strip_prefix(prefix).map(str::to_owned).unwrap_or_else(|| {
-                panic!("berth said {line:?} instead of {prefix:?}…; its log:\n{}", std::fs::read_to_string(&log).unwrap_or_default())
+                panic!(
+                    "berth said {line:?} instead of {prefix:?}…; its log:\n{}",
+                    std::fs::read_to_string(&log).unwrap_or_default()
+                )
             })
         };
         let address = line("berth listens on http://").parse().expect("an address");
         let admin = line("berth admin on http://").parse().expect("an address");
         line("ready in ");
-        Self { child, address, admin, log, folder }
+        Self {
+            child,
+            address,
+            admin,
+            log,
+            folder,
+        }
     }
 
     /// `GET` from it.
@@ -154,7 +164,9 @@ impl Berth {
     /// The events logged so far.
     pub fn log(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 
     /// Wait for an event. The log has a thread of its own, so a line may come a moment after its answer.
@@ -165,7 +177,10 @@ impl Berth {
                 return event;
             }
             if started.elapsed() > PATIENCE {
-                panic!("not logged: {what}; the log:\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+                panic!(
+                    "not logged: {what}; the log:\n{}",
+                    std::fs::read_to_string(&self.log).unwrap_or_default()
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -173,14 +188,17 @@ impl Berth {
 
     /// The request line of an id.
     pub fn request_line(&self, id: &str) -> Value {
-        self.logged(&format!("the request {id}"), |e| e["target"] == "berth::request" && e["id"] == id)
+        self.logged(&format!("the request {id}"), |e| {
+            e["target"] == "berth::request" && e["id"] == id
+        })
     }
 
-    /// A counter from the metrics: `metric("berth_plugin_traps_total", &["spin", "cpu"])`.
+    /// A value from the metrics: `metric("berth_plugin_traps_total", &["spin", "cpu"])`. Labels are given in their
+    /// order, by value.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = wire::get(self.admin, "/metrics").text();
         text.lines()
-            .find(|l| l.starts_with(name) && labels.iter().all(|label| l.contains(&format!("\"{label}\""))))
+            .find(|l| l.starts_with(name) && l.split('"').skip(1).step_by(2).eq(labels.iter().copied()))
             .and_then(|l| l.rsplit(' ').next()?.parse().ok())
             .unwrap_or_else(|| panic!("no metric {name} with {labels:?} in:\n{text}"))
     }
@@ -188,7 +206,10 @@ impl Berth {
     /// Send a signal by name, as in `TERM`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        let sent = Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .expect("kill runs");
         assert!(sent.success(), "kill -s {name} {pid}");
     }
 

@@ -4,6 +4,14 @@
 //! client that shows what was on the wire. Run them with `cargo xtask test`, which builds the binary and the guests
 //! first.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "this crate is the tests: whatever is not as expected must stop them"
+)]
+
 pub mod berth;
 pub mod wire;
 
@@ -11,16 +19,19 @@ use std::path::{Path, PathBuf};
 
 /// The repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default()
 }
 
 /// A built component: `guest("hello")`, or `guest("fixtures/spin")`.
 ///
 /// # Panics
 /// It isn't built; the message says which command does.
-#[allow(clippy::panic, reason = "this crate is the tests' own; a missing artifact must stop the test")]
 pub fn guest(name: &str) -> PathBuf {
-    let folder = std::env::var_os("BERTH_GUESTS").map_or_else(|| root().join("target/plugins"), PathBuf::from);
+    let folder =
+        std::env::var_os("BERTH_GUESTS").map_or_else(|| root().join("target/plugins"), PathBuf::from);
     let path = folder.join(name).with_extension("wasm");
     if !path.exists() {
         panic!("{} is missing; run `cargo xtask guests`", path.display());
@@ -32,11 +43,13 @@ pub fn guest(name: &str) -> PathBuf {
 ///
 /// # Panics
 /// It isn't there; the message says which command provides it.
-#[allow(clippy::panic, reason = "this crate is the tests' own; a missing program must stop the test")]
 pub fn program(variable: &str, fallback: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(|| root().join(fallback), PathBuf::from);
     if !path.exists() {
-        panic!("{} is missing ({variable}); run `cargo xtask test`", path.display());
+        panic!(
+            "{} is missing ({variable}); run `cargo xtask test`",
+            path.display()
+        );
     }
     path
 }

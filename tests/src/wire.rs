@@ -2,8 +2,6 @@
 //!
 //! A usual client library would repair, retry or refuse what the tests are about.
 
-#![allow(clippy::panic, clippy::expect_used, reason = "this crate is the tests' own; a broken exchange must stop the test")]
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -36,7 +34,10 @@ pub struct Response {
 impl Response {
     /// The first header of a name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// The body as text.
@@ -66,9 +67,14 @@ impl Connection {
     /// Connect.
     pub fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the host accepts connections");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout can be set");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a read timeout can be set");
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     /// Send bytes. An error is ignored: a host may answer and close while we still send.
@@ -78,7 +84,10 @@ impl Connection {
 
     /// Another handle for sending, for a thread of its own.
     pub fn sender(&self) -> Self {
-        Self { stream: self.stream.try_clone().expect("a socket can be cloned"), buffer: Vec::new() }
+        Self {
+            stream: self.stream.try_clone().expect("a socket can be cloned"),
+            buffer: Vec::new(),
+        }
     }
 
     /// Close our sending side.
@@ -100,7 +109,11 @@ impl Connection {
         self.buffer.drain(..head_end + 4);
         let mut lines = head.split("\r\n");
         let status_line = lines.next().unwrap_or_default();
-        let status = status_line.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let status = status_line
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0);
         let headers: Vec<(String, String)> = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
@@ -108,15 +121,23 @@ impl Connection {
         if status == 100 {
             return self.response(method);
         }
-        let mut response = Response { status, headers, body: Vec::new(), ended: Ended::Whole };
+        let mut response = Response {
+            status,
+            headers,
+            body: Vec::new(),
+            ended: Ended::Whole,
+        };
         let bodiless = method == "HEAD" || status == 204 || status == 304;
         if !bodiless {
-            let (body, ended) = if response.header("transfer-encoding").is_some_and(|v| v.contains("chunked")) {
+            let (body, ended) = if response
+                .header("transfer-encoding")
+                .is_some_and(|v| v.contains("chunked"))
+            {
                 self.chunked()
             } else if let Some(length) = response.header("content-length").and_then(|v| v.parse().ok()) {
                 self.exactly(length)
             } else {
-                self.to_end()
+                self.until_closed()
             };
             response.body = body;
             response.ended = ended;
@@ -185,7 +206,7 @@ impl Connection {
         (self.buffer.drain(..length).collect(), Ended::Whole)
     }
 
-    fn to_end(&mut self) -> (Vec<u8>, Ended) {
+    fn until_closed(&mut self) -> (Vec<u8>, Ended) {
         (self.rest(), Ended::Whole)
     }
 }
@@ -195,11 +216,19 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 /// One request on a connection of its own.
-pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response {
     let mut connection = Connection::open(address);
     connection.send(head(method, path, headers, body.len()));
     connection.send(body);
-    connection.response(method).unwrap_or_else(|| panic!("{method} {path}: closed without a response"))
+    connection
+        .response(method)
+        .unwrap_or_else(|| panic!("{method} {path}: closed without a response"))
 }
 
 /// `GET`.
@@ -209,7 +238,13 @@ pub fn get(address: SocketAddr, path: &str) -> Response {
 
 /// `POST` of JSON text.
 pub fn post_json(address: SocketAddr, path: &str, body: &str) -> Response {
-    request(address, "POST", path, &[("content-type", "application/json")], body.as_bytes())
+    request(
+        address,
+        "POST",
+        path,
+        &[("content-type", "application/json")],
+        body.as_bytes(),
+    )
 }
 
 /// A request's head. `Host` is added unless given, `Content-Length` when there is a body.

@@ -161,6 +161,11 @@ pub enum Error {
     InvalidPath(&'static str),
     /// The request's head breaks a rule of HTTP: which, for the caller.
     InvalidHead(&'static str),
+    /// The request's head is larger than the host takes.
+    HeadTooLarge {
+        /// Bytes.
+        limit: usize,
+    },
     /// The body is larger than the route takes.
     BodyTooLarge {
         /// Bytes.

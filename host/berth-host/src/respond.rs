@@ -131,6 +131,11 @@ pub fn answer(error: &Error) -> Answer {
             "invalid-request",
             format!("The request breaks HTTP: {what}."),
         )),
+        Error::HeadTooLarge { limit } => closing(plain(
+            S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "header-too-large",
+            format!("The request's path and headers are larger than the {limit} bytes that are taken."),
+        )),
         Error::BodyTooLarge { limit } => closing(plain(
             S::PAYLOAD_TOO_LARGE,
             "body-too-large",

@@ -74,7 +74,7 @@ async fn handle(
     record: &mut Record,
     request: Request<Incoming>,
 ) -> Result<Response<ReplyBody>, Error> {
-    check_head(&request)?;
+    check_head(&request, host.limits.header_bytes)?;
     let uri = request.uri().clone();
     let (route, params) = match host.router.find(request.method(), uri.path()) {
         Found::Route { target, params } => (target, params),
@@ -88,8 +88,19 @@ async fn handle(
     dispatch::call(host, record, admitted).await
 }
 
-/// RFC 9112 section 3.2: exactly one Host in HTTP/1.1.
-fn check_head(request: &Request<Incoming>) -> Result<(), Error> {
+/// The head's size, and RFC 9112 section 3.2: exactly one Host in HTTP/1.1.
+///
+/// hyper's own limit is on its buffer, which may take up to twice as much in one read.
+fn check_head(request: &Request<Incoming>, limit: usize) -> Result<(), Error> {
+    let target = request.uri().path_and_query().map_or(0, |p| p.as_str().len());
+    let fields: usize = request
+        .headers()
+        .iter()
+        .map(|(n, v)| n.as_str().len() + v.len() + 4)
+        .sum();
+    if target + fields > limit {
+        return Err(Error::HeadTooLarge { limit });
+    }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let first = hosts.next();
     if hosts.next().is_some() {

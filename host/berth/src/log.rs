@@ -3,7 +3,7 @@
 //! The buffer is bounded. When a reader is so slow that it overflows, lines are dropped, and how many is said as soon
 //! as there is room again. Never logged: passwords, tokens, keys, bodies, query strings.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{BufWriter, IsTerminal, stderr};
 use std::thread;
 use std::time::Duration;
 
@@ -15,15 +15,19 @@ use crate::args::LogFormat;
 
 /// Lines that may wait for a slow reader.
 const BUFFERED_LINES: usize = 64 * 1024;
+/// Bytes that are written in one go under load.
+const BUFFER: usize = 64 * 1024;
 /// How often dropped lines are looked for.
 const REPORT: Duration = Duration::from_secs(5);
 
 /// Start logging. Lines that are still buffered are written when the guard is dropped.
 pub(crate) fn start(format: LogFormat) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
+    // The thread flushes whenever nothing waits, so a buffer delays no line and saves a write for each under load.
+    let output = BufWriter::with_capacity(BUFFER, stderr());
+    let builder = NonBlockingBuilder::default()
         .lossy(true)
-        .buffered_lines_limit(BUFFERED_LINES)
-        .finish(stderr());
+        .buffered_lines_limit(BUFFERED_LINES);
+    let (writer, guard) = builder.finish(output);
     let dropped = writer.error_counter();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = stderr().is_terminal();

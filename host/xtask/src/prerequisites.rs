@@ -104,6 +104,17 @@ impl<'a> Prerequisites<'a> {
         Ok(())
     }
 
+    /// What the tests of the documents run, and what they read the list of files with.
+    pub(crate) fn document_tests(&mut self) -> Result<(), Failure> {
+        self.find_or_install("curl", "curl", "the README's requests are tested with it")?;
+        self.find_or_install(
+            "git",
+            "git",
+            "the structure tests list the repository's files with it",
+        )?;
+        Ok(())
+    }
+
     /// The load generator of the bench.
     pub(crate) fn wrk(&mut self) -> Result<PathBuf, Failure> {
         self.find_or_install("wrk", "wrk", "the bench measures with it")

@@ -33,6 +33,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Fai
     let mut prerequisites = Prerequisites::new(workspace);
     prerequisites.c_compiler()?;
     prerequisites.wasm_target()?;
+    prerequisites.document_tests()?;
     let wasmtime = prerequisites.wasmtime_cli()?;
     guests::build(workspace)?;
     up::build_berth(workspace)?;

@@ -6,26 +6,41 @@ use berth_tests::berth::{Berth, Manifest};
 use berth_tests::wire::{Connection, Ended, head, request};
 
 fn echo() -> Berth {
-    Manifest::new().handler("fixtures/echo").handler("fixtures/echo-p3").start()
+    Manifest::new()
+        .handler("fixtures/echo")
+        .handler("fixtures/echo-p3")
+        .start()
 }
 
 #[test]
 fn large_body_comes_back_identical_from_both_generations() {
     let berth = echo();
-    let body: Vec<u8> = (0..8 * 1024 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let body: Vec<u8> = (0..8 * 1024 * 1024u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     for path in ["/echo/echo", "/echo-p3/echo"] {
         let address = berth.address;
         // Sent while it is read: an echo that streams would otherwise fill both sockets.
         let answer = std::thread::scope(|scope| {
             let mut connection = Connection::open(address);
-            connection.send(head("POST", path, &[("content-type", "application/octet-stream")], body.len()));
+            connection.send(head(
+                "POST",
+                path,
+                &[("content-type", "application/octet-stream")],
+                body.len(),
+            ));
             let mut sender = connection.sender();
             let body = &body;
             scope.spawn(move || sender.send(body));
             connection.response("POST").unwrap()
         });
         assert_eq!((answer.status, answer.ended), (200, Ended::Whole), "{path}");
-        assert!(answer.body == body, "{path}: {} of {} bytes, or others", answer.body.len(), body.len());
+        assert!(
+            answer.body == body,
+            "{path}: {} of {} bytes, or others",
+            answer.body.len(),
+            body.len()
+        );
     }
 }
 
@@ -34,7 +49,9 @@ fn body_is_echoed_piece_by_piece_as_it_comes() {
     let berth = echo();
     for path in ["/echo/echo", "/echo-p3/echo"] {
         let mut connection = Connection::open(berth.address);
-        connection.send(format!("POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"));
+        connection.send(format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        ));
         for piece in ["first", "second", "third"] {
             connection.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
             // The piece must come back before the next one is sent.
@@ -44,18 +61,33 @@ fn body_is_echoed_piece_by_piece_as_it_comes() {
         }
         connection.send("0\r\n\r\n");
         let answer = connection.response("POST").unwrap();
-        assert_eq!((answer.text().as_str(), answer.ended), ("firstsecondthird", Ended::Whole), "{path}");
+        assert_eq!(
+            (answer.text().as_str(), answer.ended),
+            ("firstsecondthird", Ended::Whole),
+            "{path}"
+        );
     }
 }
 
 #[test]
 fn handler_sees_method_path_and_query_and_repeated_headers_stay_apart() {
     let berth = echo();
-    let answer = request(berth.address, "PUT", "/echo/echo?a=1&b=%20", &[("content-type", "text/x")], b"hi");
+    let answer = request(
+        berth.address,
+        "PUT",
+        "/echo/echo?a=1&b=%20",
+        &[("content-type", "text/x")],
+        b"hi",
+    );
     assert_eq!(answer.header("x-echo-method"), Some("PUT"));
     assert_eq!(answer.header("x-echo-path"), Some("/echo/echo?a=1&b=%20"));
     assert_eq!(answer.header("content-type"), Some("text/x"));
-    let cookies: Vec<_> = answer.headers.iter().filter(|(n, _)| n == "set-cookie").map(|(_, v)| v.as_str()).collect();
+    let cookies: Vec<_> = answer
+        .headers
+        .iter()
+        .filter(|(n, _)| n == "set-cookie")
+        .map(|(_, v)| v.as_str())
+        .collect();
     assert_eq!(cookies, ["a=1", "b=2"]);
 }
 
@@ -77,7 +109,15 @@ fn handler_never_sees_headers_of_the_connection_or_of_the_host() {
     let seen = request(berth.address, "GET", "/echo/headers", &headers, b"").text();
     assert!(seen.contains("accept: a/b\naccept: c/d\n"), "{seen}");
     assert!(seen.contains("x-mine: yes\n"), "{seen}");
-    for hidden in ["connection", "x-hop", "keep-alive", "te:", "upgrade", "berth-", "host:"] {
+    for hidden in [
+        "connection",
+        "x-hop",
+        "keep-alive",
+        "te:",
+        "upgrade",
+        "berth-",
+        "host:",
+    ] {
         assert!(!seen.contains(hidden), "{hidden} in {seen}");
     }
 }
@@ -92,7 +132,10 @@ fn head_has_the_headers_of_get_and_no_body() {
     // The connection is still in step: the next answer begins right here.
     connection.send(head("GET", "/echo/sleep/1", &[], 0));
     assert_eq!(connection.response("GET").unwrap().status, 200);
-    assert!(!berth.log().iter().any(|e| e["level"] == "ERROR"), "a body that nobody sees fails no guest");
+    assert!(
+        !berth.log().iter().any(|e| e["level"] == "ERROR"),
+        "a body that nobody sees fails no guest"
+    );
 }
 
 #[test]
@@ -115,7 +158,10 @@ fn slow_handler_streams_and_is_not_billed_for_waiting() {
     let berth = echo();
     let started = Instant::now();
     let answer = berth.get("/echo/slow");
-    assert_eq!((answer.text().as_str(), answer.ended), ("one\ntwo\n", Ended::Whole));
+    assert_eq!(
+        (answer.text().as_str(), answer.ended),
+        ("one\ntwo\n", Ended::Whole)
+    );
     assert!(started.elapsed() >= Duration::from_millis(300));
     let line = berth.request_line(answer.header("x-request-id").unwrap());
     assert_eq!(line["bytes"], 8);
@@ -129,7 +175,12 @@ fn typed_body_over_the_limit_is_413_before_it_is_read() {
     let path = "/api/v1/auth/login";
     // Declared: answered although not one byte of it was sent.
     let mut connection = Connection::open(berth.address);
-    connection.send(head("POST", path, &[("content-type", "application/json")], 2 * 1024 * 1024));
+    connection.send(head(
+        "POST",
+        path,
+        &[("content-type", "application/json")],
+        2 * 1024 * 1024,
+    ));
     let answer = connection.response("POST").unwrap();
     assert_eq!((answer.status, answer.code().as_str()), (413, "body-too-large"));
     assert_eq!(answer.header("connection"), Some("close"));
@@ -158,23 +209,44 @@ fn typed_body_that_stops_coming_is_408() {
         &[("BERTH_HTTP_IDLE_TIME", "300ms")],
     );
     let mut connection = Connection::open(berth.address);
-    connection.send(head("POST", "/api/v1/auth/login", &[("content-type", "application/json")], 100));
+    connection.send(head(
+        "POST",
+        "/api/v1/auth/login",
+        &[("content-type", "application/json")],
+        100,
+    ));
     connection.send("{\"email\":");
     let answer = connection.response("POST").unwrap();
     assert_eq!((answer.status, answer.code().as_str()), (408, "body-timeout"));
-    assert_eq!(berth.metric("berth_instances_free", &[]), 256.0, "a slow upload holds no instance");
+    assert_eq!(
+        berth.metric("berth_instances_free", &[]),
+        256.0,
+        "a slow upload holds no instance"
+    );
 }
 
 #[test]
 fn reader_that_stops_reading_is_cut_off() {
     let berth = Berth::start(
-        Manifest::new().handler_with("fixtures/echo", "limits = { cpu = \"10s\" }").text(),
+        Manifest::new()
+            .handler_with("fixtures/echo", "limits = { cpu = \"10s\" }")
+            .text(),
         &[("BERTH_HTTP_IDLE_TIME", "400ms")],
     );
     let mut connection = Connection::open(berth.address);
-    connection.send(head("GET", "/echo/big/1000000000", &[("x-request-id", "lazy")], 0));
-    let line = berth.logged("the wall fault", |e| e["target"] == "berth::plugin" && e["trap"] == "wall");
-    assert!(line["message"].as_str().unwrap().contains("made no progress"), "{line}");
+    connection.send(head(
+        "GET",
+        "/echo/big/1000000000",
+        &[("x-request-id", "lazy")],
+        0,
+    ));
+    let line = berth.logged("the wall fault", |e| {
+        e["target"] == "berth::plugin" && e["trap"] == "wall"
+    });
+    assert!(
+        line["message"].as_str().unwrap().contains("made no progress"),
+        "{line}"
+    );
     assert_eq!(connection.response("GET").unwrap().ended, Ended::Cut);
     while berth.metric("berth_instances_free", &[]) < 256.0 {
         std::thread::yield_now();
@@ -182,13 +254,30 @@ fn reader_that_stops_reading_is_cut_off() {
 }
 
 #[test]
-fn expect_100_continue_is_answered() {
-    let berth = echo();
+fn expect_100_continue_is_answered_when_the_body_is_wanted() {
+    let berth = Manifest::new()
+        .auth("fixtures/auth-static")
+        .handler("fixtures/echo")
+        .start();
+    let headers = [("expect", "100-continue"), ("content-type", "application/json")];
+    let body = r#"{"token":"t"}"#;
     let mut connection = Connection::open(berth.address);
-    connection.send(head("POST", "/echo/echo", &[("expect", "100-continue")], 5));
+    connection.send(head("POST", "/api/v1/auth/verify-email", &headers, body.len()));
     while !connection.pending().starts_with(b"HTTP/1.1 100 Continue\r\n\r\n") {
         assert!(connection.fill());
     }
+    connection.send(body);
+    assert_eq!(connection.response("POST").unwrap().status, 200);
+    // A body that will not be read is not asked for.
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("POST", "/api/v1/auth/login", &headers, 2 * 1024 * 1024));
+    while !connection.fill() {}
+    assert!(connection.pending().starts_with(b"HTTP/1.1 413 "));
+    // A handler that answers before it reads: the final head stands for the 100 (RFC 9110 section 10.1.1).
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("POST", "/echo/echo", &headers, 5));
+    while !connection.fill() {}
+    assert!(connection.pending().starts_with(b"HTTP/1.1 200 "));
     connection.send("hello");
     assert_eq!(connection.response("POST").unwrap().text(), "hello");
 }

@@ -7,7 +7,11 @@ use berth_tests::root;
 
 fn text(output: &Output) -> (i32, String, String) {
     let utf8 = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), utf8(&output.stdout), utf8(&output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        utf8(&output.stdout),
+        utf8(&output.stderr),
+    )
 }
 
 #[test]
@@ -16,9 +20,18 @@ fn check_of_a_good_manifest_says_what_everything_is() {
     let (code, out, err) = text(&run(manifest.text(), &["check"], &[]));
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("ok      auth: auth policy, version "), "{out}");
-    assert!(out.contains("ok      hello: wasi:http 0.2 handler, version "), "{out}");
-    assert!(out.contains("ok      hello-p3: wasi:http 0.3 handler (experimental), version "), "{out}");
-    assert!(out.ends_with("berth.toml: 3 plugins, 15 routes, 0 faults\n"), "{out}");
+    assert!(
+        out.contains("ok      hello: wasi:http 0.2 handler, version "),
+        "{out}"
+    );
+    assert!(
+        out.contains("ok      hello-p3: wasi:http 0.3 handler (experimental), version "),
+        "{out}"
+    );
+    assert!(
+        out.ends_with("berth.toml: 3 plugins, 15 routes, 0 faults\n"),
+        "{out}"
+    );
 }
 
 #[test]
@@ -29,13 +42,28 @@ fn check_finds_every_faulty_component() {
         .handler_file("gone", "nowhere.wasm".as_ref(), "");
     let (code, out, _) = text(&run(manifest.text(), &["check"], &[]));
     assert_eq!(code, 64);
-    assert!(out.contains("faulty  log-handler: it imports \"berth:host/log@0.1.0\", which is not granted"), "{out}");
-    assert!(out.contains("faulty  gone: ") && out.contains("there is no such file"), "{out}");
+    assert!(
+        out.contains("faulty  log-handler: it imports \"berth:host/"),
+        "{out}"
+    );
+    assert!(
+        out.contains("it imports \"berth:host/log@0.1.0\", which is not granted"),
+        "{out}"
+    );
+    assert!(
+        out.contains("faulty  gone: ") && out.contains("there is no such file"),
+        "{out}"
+    );
     assert!(out.ends_with("2 faults\n"), "{out}");
     let (code, out, _) = text(&run(manifest.text(), &["check", "--json"], &[]));
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, json["ok"].as_bool()), (64, Some(false)));
-    let codes: Vec<_> = json["plugins"].as_array().unwrap().iter().map(|p| p["code"].as_str()).collect();
+    let codes: Vec<_> = json["plugins"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["code"].as_str())
+        .collect();
     assert_eq!(codes, [Some("unreadable"), None, Some("not-granted")]);
 }
 
@@ -65,8 +93,16 @@ fn address_that_is_taken_is_told_with_the_line_to_change() {
     let manifest = format!("[http]\nlisten = \"{address}\"\n[admin]\nlisten = \"off\"\n");
     let (code, _, err) = text(&run(&manifest, &["serve"], &[]));
     assert_eq!(code, 1);
-    assert!(err.contains(&format!("berth: [http] listen = \"{address}\": Address already in use")), "{err}");
-    assert!(err.contains("stop what listens there, or choose another"), "{err}");
+    assert!(
+        err.contains(&format!(
+            "berth: [http] listen = \"{address}\": Address already in use"
+        )),
+        "{err}"
+    );
+    assert!(
+        err.contains("stop what listens there, or choose another"),
+        "{err}"
+    );
 }
 
 #[test]

@@ -1,1 +1,366 @@
-//! docs
+//! The documents are true: their commands run, their answers are the ones that come, their tables are the code's.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use berth_tests::berth::{command, run};
+use berth_tests::{program, root};
+use tempfile::TempDir;
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// The fenced blocks of a language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line == format!("```{language}") {
+            let block: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
+            found.push(block.join("\n"));
+        } else if line.starts_with("```") && line.len() > 3 {
+            lines.by_ref().take_while(|l| *l != "```").for_each(drop);
+        }
+    }
+    found
+}
+
+/// The commands of `sh` blocks, without their comments.
+fn commands(text: &str) -> Vec<String> {
+    let lines: Vec<String> = blocks(text, "sh").join("\n").lines().map(str::to_owned).collect();
+    lines
+        .into_iter()
+        .map(|l| l.split('#').next().unwrap().trim().to_owned())
+        .filter(|l| !l.is_empty())
+        .collect()
+}
+
+/// A child that is stopped by SIGTERM and waited for.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill")
+            .args(["-s", "TERM", &self.0.id().to_string()])
+            .status();
+        let _ = self.0.wait();
+    }
+}
+
+/// Start something that ends up as `berth`, and wait for its addresses.
+fn start(command: &mut Command) -> (Running, SocketAddr) {
+    command
+        .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
+        .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let running = Running(child);
+    let address = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .find_map(|l| {
+            l.strip_prefix("berth listens on http://")
+                .map(|a| a.parse().unwrap())
+        })
+        .expect("it says where it listens");
+    assert!(lines.map_while(Result::ok).any(|l| l.starts_with("ready in ")));
+    (running, address)
+}
+
+/// Run every `$ curl …` of the `console` blocks and compare what it prints.
+fn curls_answer(text: &str, address: SocketAddr) -> usize {
+    let mut ran = 0;
+    for block in blocks(text, "console") {
+        let mut lines = block.lines().peekable();
+        while let Some(line) = lines.next() {
+            let curl = line
+                .strip_prefix("$ ")
+                .unwrap_or_else(|| panic!("{line:?} is a command"));
+            let mut expected = String::new();
+            while let Some(more) = lines.next_if(|l| !l.starts_with("$ ")) {
+                expected.push_str(more);
+                expected.push('\n');
+            }
+            let curl = curl.replace("127.0.0.1:8080", &address.to_string());
+            let out = Command::new("sh").args(["-c", &curl]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&out.stdout), expected, "{curl}");
+            ran += 1;
+        }
+    }
+    ran
+}
+
+/// `cargo xtask up` as a newcomer calls it, and the README's requests against it.
+#[test]
+fn readme_two_commands_and_first_requests_work() {
+    let readme = read("README.md");
+    let known = [
+        // This test.
+        "cargo xtask up",
+        // Whoever runs this test.
+        "cargo xtask test",
+        // `commands_for_operators_work`.
+        "target/debug/berth check --config plugins/berth.toml",
+        "target/debug/berth routes --config plugins/berth.toml",
+        "target/debug/berth --help",
+    ];
+    assert_eq!(
+        commands(&readme),
+        known,
+        "every command of the README is run by a test"
+    );
+    let mut up = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["BERTH_", "NEXTEST", "CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
+            .iter()
+            .any(|p| name.starts_with(p))
+        {
+            up.env_remove(name);
+        }
+    }
+    let (_up, address) = start(up.args(["xtask", "up"]).current_dir(root()));
+    assert_eq!(curls_answer(&readme, address), 3);
+}
+
+#[test]
+fn commands_for_operators_work() {
+    for arguments in [&["check"] as &[&str], &["routes"]] {
+        let out = command()
+            .args(arguments)
+            .args(["--config", "plugins/berth.toml"])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+    assert!(run("", &["--help"], &[]).status.success());
+}
+
+/// The cells of the table that begins with this heading.
+fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let mut lines = text.lines().skip_while(|l| *l != heading);
+    assert!(lines.next().is_some(), "the table {heading:?}");
+    lines
+        .skip(1)
+        .take_while(|l| l.starts_with('|'))
+        .map(|l| {
+            l.trim_matches('|')
+                .split('|')
+                .map(|c| c.trim().trim_matches('`').to_owned())
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn route_reference_is_the_routers() {
+    let manifest = root().join("plugins/berth.toml");
+    let out = run(
+        "",
+        &["routes", "--json", "--config", manifest.to_str().unwrap()],
+        &[],
+    );
+    let rows: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let ours: Vec<Vec<String>> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            ["methods", "path", "served_by", "access"]
+                .map(|c| row[c].as_str().unwrap().to_owned())
+                .to_vec()
+        })
+        .collect();
+    assert_eq!(
+        table(&read("README.md"), "| methods | path | served by | access |"),
+        ours
+    );
+}
+
+#[test]
+fn table_of_keys_has_every_key_and_its_default() {
+    let rows = table(&read("README.md"), "| key | default | meaning |");
+    let documented: BTreeSet<String> = rows.iter().map(|r| r[0].clone()).collect();
+    assert_eq!(documented.len(), rows.len());
+    // A misspelt key makes the host list the ones it knows.
+    for section in ["http", "admin", "limits"] {
+        let out = run(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n"), &["check"], &[]);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        let known = text
+            .lines()
+            .next()
+            .unwrap()
+            .split("known here: ")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{text}"));
+        let known: BTreeSet<String> = known.split(", ").map(|k| format!("{section}.{k}")).collect();
+        let ours = documented
+            .iter()
+            .filter(|k| k.starts_with(&format!("{section}.")))
+            .cloned()
+            .collect();
+        assert_eq!(known, ours, "[{section}]");
+    }
+    // The defaults are accepted, and are the same as leaving the key out (pinned in the unit tests of `config`).
+    let manifest: String = rows.iter().fold(String::new(), |mut text, row| {
+        let (section, key) = row[0].split_once('.').unwrap();
+        let heading = format!("[{section}]\n");
+        if !text.contains(&heading) {
+            text.push_str(&heading);
+        }
+        text + &format!("{key} = {}\n", row[1])
+    });
+    let out = run(&manifest, &["check"], &[]);
+    assert!(
+        out.status.success(),
+        "{manifest}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+#[test]
+fn manifest_of_the_readme_is_good_but_for_its_missing_component() {
+    let toml = blocks(&read("README.md"), "toml").join("\n");
+    let out = run(&toml, &["check"], &[]);
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert!(text.contains("hello.wasm: there is no such file"), "{text}");
+    assert!(text.contains("1 plugin, 2 routes, 1 fault"), "{text}");
+}
+
+/// Every code that `respond` can give is in the README, with its status.
+#[test]
+fn table_of_errors_has_every_code() {
+    let rows = table(&read("README.md"), "| status | `code` |");
+    let tests = read("host/berth-host/src/respond/tests.rs");
+    let pinned = tests.lines().filter_map(|l| {
+        let (_, rest) = l
+            .trim()
+            .strip_prefix('(')?
+            .rsplit_once("), ")
+            .or_else(|| l.trim().rsplit_once("}, "))?;
+        rest.strip_suffix("),")?.split_once(", \"")
+    });
+    let mut found = 0;
+    for (status, code) in pinned {
+        let code = code.trim_end_matches('"');
+        // One comes from a policy, one is never sent.
+        if ["teapot", "client-gone"].contains(&code) {
+            continue;
+        }
+        let row = rows
+            .iter()
+            .find(|r| r[0] == status)
+            .unwrap_or_else(|| panic!("no row for {status}"));
+        assert!(
+            row[1].split(['`', ',', ' ']).any(|c| c == code),
+            "{status} {code} is not in {row:?}"
+        );
+        found += 1;
+    }
+    assert!(found >= 25, "{found} codes were compared");
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    for document in [
+        "README.md",
+        "plugins/README.md",
+        "host/berth-host/README.md",
+        "host/berth-host/benches/README.md",
+    ] {
+        let text = read(document);
+        let folder = Path::new(document).parent().unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !target.starts_with("http") {
+                let path = root().join(folder).join(target.split('#').next().unwrap());
+                assert!(path.exists(), "{document} links to {target}");
+            }
+        }
+    }
+}
+
+/// The author's way of `plugins/README.md`, step by step, in an empty folder.
+#[test]
+fn plugin_authors_get_from_nothing_to_a_running_handler() {
+    let text = read("plugins/README.md");
+    let steps = commands(&text);
+    let expected = [
+        "rustup target add wasm32-wasip2",
+        "cargo new --lib greeter",
+        "cd greeter",
+        "cargo add wstd@0.6",
+        "cargo build --release --target wasm32-wasip2",
+        "berth check",
+        "berth up",
+    ];
+    assert_eq!(steps, expected);
+    let folder = TempDir::new().unwrap();
+    let crate_folder = folder.path().join("greeter");
+    // The target folder is shared between runs of this test, so that wstd is compiled once; the documents' own path to
+    // the component leads there.
+    let target = root().join("target/guests-docs");
+    let shell = |step: &str, place: &Path| {
+        let out = Command::new("sh")
+            .args(["-c", step])
+            .current_dir(place)
+            .env("CARGO_TARGET_DIR", &target)
+            .output();
+        let out = out.unwrap();
+        assert!(
+            out.status.success(),
+            "{step}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    };
+    for step in &steps[..2] {
+        shell(step, folder.path());
+    }
+    shell(&steps[3], &crate_folder);
+    let part = |language: &str, first: &str| -> String {
+        let found = blocks(&text, language)
+            .into_iter()
+            .find(|b| b.lines().next().is_some_and(|l| l.starts_with(first)));
+        found.unwrap_or_else(|| panic!("a {language} block that begins with {first}")) + "\n"
+    };
+    let cargo_toml = crate_folder.join("Cargo.toml");
+    let with_lib = std::fs::read_to_string(&cargo_toml).unwrap() + "\n" + &part("toml", "# Cargo.toml");
+    std::fs::write(&cargo_toml, with_lib).unwrap();
+    std::fs::write(crate_folder.join("src/lib.rs"), part("rust", "// src/lib.rs")).unwrap();
+    std::fs::write(crate_folder.join("berth.toml"), part("toml", "# berth.toml")).unwrap();
+    shell(&steps[4], &crate_folder);
+    std::os::unix::fs::symlink(&target, crate_folder.join("target")).unwrap();
+
+    let berth = program("BERTH_BIN", "target/debug/berth");
+    let out = command()
+        .arg("check")
+        .current_dir(&crate_folder)
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert!(berth.ends_with("berth"));
+    let (_up, address) = start(command().arg("up").current_dir(&crate_folder));
+    assert_eq!(curls_answer(&text, address), 1);
+}

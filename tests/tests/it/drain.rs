@@ -37,12 +37,18 @@ fn sigterm_during_100_requests_loses_none_and_closes_idle_connections() {
     for connection in &mut idle {
         assert!(connection.rest().is_empty());
     }
-    assert!(stopped.elapsed() < Duration::from_millis(1300), "idle connections are closed at once");
+    assert!(
+        stopped.elapsed() < Duration::from_millis(1300),
+        "idle connections are closed at once"
+    );
     for connection in &mut busy {
         assert_eq!(connection.response("GET").unwrap().status, 200);
     }
     assert_eq!(berth.wait().code(), Some(0));
-    assert!(std::net::TcpStream::connect(berth.address).is_err(), "nobody listens any more");
+    assert!(
+        std::net::TcpStream::connect(berth.address).is_err(),
+        "nobody listens any more"
+    );
 }
 
 #[test]

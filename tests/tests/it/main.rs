@@ -1,5 +1,13 @@
 //! berth, from outside: a manifest, a process, sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "this crate is the tests: whatever is not as expected must stop them"
+)]
+
 mod body;
 mod caps;
 mod check;

@@ -24,7 +24,9 @@ fn every_documented_key_is_taken() {
 
 #[test]
 fn cpu_limit_counts_computing_and_not_waiting() {
-    let berth = Manifest::new().handler_with("fixtures/echo", "limits = { cpu = \"250ms\" }").start();
+    let berth = Manifest::new()
+        .handler_with("fixtures/echo", "limits = { cpu = \"250ms\" }")
+        .start();
     assert_eq!(berth.get("/echo/burn/50").status, 200);
     assert_eq!(berth.get("/echo/burn/2000").code(), "plugin-cpu");
     assert_eq!(berth.get("/echo/sleep/600").status, 200);
@@ -33,11 +35,14 @@ fn cpu_limit_counts_computing_and_not_waiting() {
 #[test]
 fn hog_that_stays_below_its_limit_is_served() {
     // Over the free ticks, so that it queues for a hog permit again and again, beside others that do the same.
-    let berth = Manifest::new().handler_with("fixtures/echo", "limits = { cpu = \"5s\" }").start();
+    let berth = Manifest::new()
+        .handler_with("fixtures/echo", "limits = { cpu = \"5s\" }")
+        .start();
     let address = berth.address;
     std::thread::scope(|scope| {
-        let hogs: Vec<_> =
-            (0..6).map(|_| scope.spawn(move || berth_tests::wire::get(address, "/echo/burn/150").status)).collect();
+        let hogs: Vec<_> = (0..6)
+            .map(|_| scope.spawn(move || berth_tests::wire::get(address, "/echo/burn/150").status))
+            .collect();
         for hog in hogs {
             assert_eq!(hog.join().unwrap(), 200);
         }
@@ -53,12 +58,15 @@ fn environment_wins_over_the_file_in_a_running_host() {
 
 #[test]
 fn instances_are_shared_fairly_when_they_run_out() {
-    let manifest = Manifest::new().raw("[limits]\ninstances = 2\n").handler("fixtures/echo");
+    let manifest = Manifest::new()
+        .raw("[limits]\ninstances = 2\n")
+        .handler("fixtures/echo");
     let berth = manifest.start();
     let address = berth.address;
     std::thread::scope(|scope| {
-        let all: Vec<_> =
-            (0..20).map(|_| scope.spawn(move || berth_tests::wire::get(address, "/echo/sleep/20").status)).collect();
+        let all: Vec<_> = (0..20)
+            .map(|_| scope.spawn(move || berth_tests::wire::get(address, "/echo/sleep/20").status))
+            .collect();
         for one in all {
             assert_eq!(one.join().unwrap(), 200, "whoever waits is served");
         }

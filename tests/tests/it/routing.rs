@@ -4,7 +4,9 @@ use berth_tests::berth::{Berth, Manifest};
 use berth_tests::wire::{Connection, Response, head, request};
 
 fn routes() -> Berth {
-    let mut manifest = Manifest::new().auth("fixtures/auth-static").handler("fixtures/echo");
+    let mut manifest = Manifest::new()
+        .auth("fixtures/auth-static")
+        .handler("fixtures/echo");
     for (path, methods) in [
         ("/api/*", ""),
         ("/items/{id}", "methods = [\"GET\", \"DELETE\"]"),
@@ -12,8 +14,9 @@ fn routes() -> Berth {
         ("/slash/", ""),
         ("/a%2Fb", ""),
     ] {
-        manifest = manifest
-            .raw(&format!("[[routes]]\npath = \"{path}\"\nplugin = \"echo\"\naccess = \"public\"\n{methods}\n"));
+        manifest = manifest.raw(&format!(
+            "[[routes]]\npath = \"{path}\"\nplugin = \"echo\"\naccess = \"public\"\n{methods}\n"
+        ));
     }
     manifest.start()
 }
@@ -62,7 +65,11 @@ fn paths_lead_where_the_table_says() {
         let answer = ask(&berth, method, path);
         assert_eq!(answer.status, *status, "{method} {path}: {}", answer.text());
         if *status == 200 && *path != "/health" {
-            assert_eq!(answer.header("x-echo-path"), Some(*path), "the handler sees the path as it came");
+            assert_eq!(
+                answer.header("x-echo-path"),
+                Some(*path),
+                "the handler sees the path as it came"
+            );
         }
         if *status >= 400 {
             assert_eq!(answer.header("content-type"), Some("application/problem+json"));
@@ -74,20 +81,35 @@ fn paths_lead_where_the_table_says() {
 fn wrong_method_lists_the_right_ones() {
     let berth = routes();
     let answer = ask(&berth, "PUT", "/items/7");
-    assert_eq!((answer.status, answer.code().as_str()), (405, "method-not-allowed"));
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (405, "method-not-allowed")
+    );
     assert_eq!(answer.header("allow"), Some("DELETE, GET, HEAD, OPTIONS"));
-    assert_eq!(ask(&berth, "GET", "/api/v1/auth/login").header("allow"), Some("OPTIONS, POST"));
-    assert_eq!(ask(&berth, "BREW", "/health").header("allow"), Some("GET, HEAD, OPTIONS"));
+    assert_eq!(
+        ask(&berth, "GET", "/api/v1/auth/login").header("allow"),
+        Some("OPTIONS, POST")
+    );
+    assert_eq!(
+        ask(&berth, "BREW", "/health").header("allow"),
+        Some("GET, HEAD, OPTIONS")
+    );
 }
 
 #[test]
 fn options_is_answered_by_the_host_where_methods_are_listed() {
     let berth = routes();
     let answer = ask(&berth, "OPTIONS", "/items/7");
-    assert_eq!((answer.status, answer.header("allow")), (204, Some("DELETE, GET, HEAD, OPTIONS")));
+    assert_eq!(
+        (answer.status, answer.header("allow")),
+        (204, Some("DELETE, GET, HEAD, OPTIONS"))
+    );
     assert!(answer.header("x-request-id").is_some());
     // A route for every method leaves it to the handler.
-    assert_eq!(ask(&berth, "OPTIONS", "/api/other").header("x-echo-method"), Some("OPTIONS"));
+    assert_eq!(
+        ask(&berth, "OPTIONS", "/api/other").header("x-echo-method"),
+        Some("OPTIONS")
+    );
 }
 
 #[test]
@@ -103,7 +125,10 @@ fn head_goes_where_get_goes() {
     assert_eq!(connection.response("HEAD").unwrap().status, 404);
     connection.send(head("HEAD", "/items/7", &[], 0));
     let answer = connection.response("HEAD").unwrap();
-    assert_eq!((answer.status, answer.header("x-echo-method")), (200, Some("HEAD")));
+    assert_eq!(
+        (answer.status, answer.header("x-echo-method")),
+        (200, Some("HEAD"))
+    );
     connection.send(head("GET", "/health", &[], 0));
     assert_eq!(connection.response("GET").unwrap().status, 200, "still in step");
 }
@@ -114,5 +139,8 @@ fn many_segments_cost_nothing_but_a_404() {
     let path = "/x".repeat(3000);
     assert_eq!(ask(&berth, "GET", &path).status, 404);
     let answer = ask(&berth, "GET", &format!("/api{path}"));
-    assert_eq!((answer.status, answer.header("x-echo-path").map(str::len)), (200, Some(6004)));
+    assert_eq!(
+        (answer.status, answer.header("x-echo-path").map(str::len)),
+        (200, Some(6004))
+    );
 }

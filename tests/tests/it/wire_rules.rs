@@ -20,14 +20,27 @@ fn request_id_is_the_clients_if_usable_and_always_returned() {
     assert_eq!(id(&"x".repeat(128)), "x".repeat(128));
     for unusable in ["", "two words", &"x".repeat(129), "caf\u{e9}"] {
         let made = id(unusable);
-        assert_eq!((made.len(), made.as_bytes()[14]), (36, b'7'), "{unusable:?} gives a UUIDv7, not {made:?}");
+        assert_eq!(
+            (made.len(), made.as_bytes()[14]),
+            (36, b'7'),
+            "{unusable:?} gives a UUIDv7, not {made:?}"
+        );
     }
     assert_ne!(id(""), id(""));
     // In the error's body and in the log as well.
-    let answer = request(berth.address, "GET", "/nope", &[("x-request-id", "order-67")], b"");
+    let answer = request(
+        berth.address,
+        "GET",
+        "/nope",
+        &[("x-request-id", "order-67")],
+        b"",
+    );
     assert_eq!(answer.json()["requestId"], "order-67");
     let line = berth.request_line("order-67");
-    assert_eq!((line["status"].as_u64(), line["path"].as_str()), (Some(404), Some("/nope")));
+    assert_eq!(
+        (line["status"].as_u64(), line["path"].as_str()),
+        (Some(404), Some("/nope"))
+    );
     berth.request_line("order-66");
 }
 
@@ -38,8 +51,14 @@ fn problem_has_the_members_of_rfc_9457_and_of_older_clients() {
     let body = answer.json();
     assert_eq!(body["type"], "about:blank");
     assert_eq!(body["title"], "Not Found");
-    assert_eq!((body["status"].as_u64(), body["statusCode"].as_u64()), (Some(404), Some(404)));
-    assert_eq!((body["code"].as_str(), body["errorCode"].as_str()), (Some("not-found"), Some("NOT_FOUND")));
+    assert_eq!(
+        (body["status"].as_u64(), body["statusCode"].as_u64()),
+        (Some(404), Some(404))
+    );
+    assert_eq!(
+        (body["code"].as_str(), body["errorCode"].as_str()),
+        (Some("not-found"), Some("NOT_FOUND"))
+    );
     assert_eq!(body["detail"], body["message"]);
     assert_eq!(body["detail"], body["error"]);
     assert!(body["timestamp"].as_u64().unwrap() > 1_700_000_000_000);
@@ -57,11 +76,18 @@ fn http_11_needs_exactly_one_host() {
     };
     let refused = Some((400, "invalid-request".to_owned()));
     assert_eq!(status("GET /health HTTP/1.1\r\n\r\n"), refused);
-    assert_eq!(status("GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n"), refused);
+    assert_eq!(
+        status("GET /health HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n"),
+        refused
+    );
     let fine = Some((200, String::new()));
     assert_eq!(status("GET /health HTTP/1.1\r\nhost: a:8080\r\n\r\n"), fine);
     assert_eq!(status("GET /health HTTP/1.0\r\n\r\n"), fine);
-    assert_eq!(status("GET http://other.test/health HTTP/1.1\r\nhost: a\r\n\r\n"), fine, "absolute form");
+    assert_eq!(
+        status("GET http://other.test/health HTTP/1.1\r\nhost: a\r\n\r\n"),
+        fine,
+        "absolute form"
+    );
 }
 
 #[test]
@@ -69,10 +95,28 @@ fn heads_that_hyper_refuses_are_400_and_431_with_an_empty_body() {
     let berth = hello();
     for (text, status) in [
         ("NOT HTTP AT ALL\r\n\r\n".to_owned(), 400),
-        ("GET /health HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n".to_owned(), 400),
-        ("POST /hello/x HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx".to_owned(), 400),
-        (format!("GET /health HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(80 * 1024)), 431),
-        (format!("GET /health HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200)), 431),
+        (
+            "GET /health HTTP/1.1\r\nhost: a\r\nbad header\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "POST /hello/x HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx".to_owned(),
+            400,
+        ),
+        (
+            format!(
+                "GET /health HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+                "y".repeat(300 * 1024)
+            ),
+            431,
+        ),
+        (
+            format!(
+                "GET /health HTTP/1.1\r\nhost: a\r\n{}\r\n",
+                "x: y\r\n".repeat(200)
+            ),
+            431,
+        ),
     ] {
         let mut connection = Connection::open(berth.address);
         connection.send(&text);
@@ -81,6 +125,25 @@ fn heads_that_hyper_refuses_are_400_and_431_with_an_empty_body() {
         assert!(connection.rest().is_empty(), "and the connection is closed");
     }
     assert_eq!(berth.get("/health").status, 200);
+}
+
+#[test]
+fn head_a_little_over_the_limit_is_431_with_a_sentence() {
+    let berth = hello();
+    let value = "y".repeat(64 * 1024);
+    let answer = request(berth.address, "GET", "/health", &[("x-large", &value)], b"");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (431, "header-too-large"),
+        "{}",
+        answer.text()
+    );
+    let long = format!("/hello/{value}");
+    assert_eq!(
+        request(berth.address, "GET", &long, &[], b"").status,
+        431,
+        "the path counts too"
+    );
 }
 
 #[test]
@@ -94,8 +157,10 @@ fn large_head_below_the_limit_is_served() {
 
 #[test]
 fn slow_head_is_cut_at_the_limit_and_others_are_served_meanwhile() {
-    let berth =
-        Berth::start(Manifest::new().handler("hello").text(), &[("BERTH_HTTP_HEADER_TIME", "500ms")]);
+    let berth = Berth::start(
+        Manifest::new().handler("hello").text(),
+        &[("BERTH_HTTP_HEADER_TIME", "500ms")],
+    );
     let started = Instant::now();
     let mut slow = Connection::open(berth.address);
     slow.send("GET /health HTTP/1.1\r\nhost: a\r\n");
@@ -113,7 +178,10 @@ fn slow_head_is_cut_at_the_limit_and_others_are_served_meanwhile() {
     let slow_cut = started.elapsed();
     assert!(silent.rest().is_empty());
     assert!(slow_cut >= Duration::from_millis(450), "{slow_cut:?}");
-    assert!(slow_cut < Duration::from_millis(1400), "the drip did not buy time: {slow_cut:?}");
+    assert!(
+        slow_cut < Duration::from_millis(1400),
+        "the drip did not buy time: {slow_cut:?}"
+    );
     dripping.join().unwrap();
 }
 
@@ -121,10 +189,15 @@ fn slow_head_is_cut_at_the_limit_and_others_are_served_meanwhile() {
 fn pipelined_requests_are_answered_in_order() {
     let berth = hello();
     let mut connection = Connection::open(berth.address);
-    let all: String = (0..10).map(|n| head("GET", &format!("/hello/{n}"), &[], 0)).collect();
+    let all: String = (0..10)
+        .map(|n| head("GET", &format!("/hello/{n}"), &[], 0))
+        .collect();
     connection.send(all);
     for n in 0..10 {
-        assert_eq!(connection.response("GET").unwrap().text(), format!("Hello, {n}.\n"));
+        assert_eq!(
+            connection.response("GET").unwrap().text(),
+            format!("Hello, {n}.\n")
+        );
     }
 }
 
@@ -147,7 +220,10 @@ fn small_answer_does_not_wait_for_an_acknowledgement() {
 
 #[test]
 fn connections_beyond_the_limit_wait_and_are_served_later() {
-    let berth = Berth::start(Manifest::new().handler("hello").text(), &[("BERTH_HTTP_CONNECTIONS", "2")]);
+    let berth = Berth::start(
+        Manifest::new().handler("hello").text(),
+        &[("BERTH_HTTP_CONNECTIONS", "2")],
+    );
     let mut first = Connection::open(berth.address);
     let mut second = Connection::open(berth.address);
     for connection in [&mut first, &mut second] {

@@ -96,7 +96,11 @@ pub fn parse(
     root.finish();
     let mut faults = reader.into_faults();
     // A value that didn't parse is not judged by its meaning as well.
-    let broken: Vec<Option<usize>> = faults.iter().filter(|f| f.key.is_empty()).map(|f| f.line).collect();
+    let broken: Vec<Option<usize>> = faults
+        .iter()
+        .filter(|f| f.key.is_empty())
+        .map(|f| f.line)
+        .collect();
     faults.retain(|f| f.key.is_empty() || f.line.is_none() || !broken.contains(&f.line));
     if faults.is_empty() { Ok(spec) } else { Err(faults) }
 }

@@ -1,11 +1,17 @@
 use super::*;
 
 fn faults(text: &str) -> Vec<String> {
-    with_env(text, &[]).map_or_else(|faults| faults.iter().map(ToString::to_string).collect(), |_| Vec::new())
+    with_env(text, &[]).map_or_else(
+        |faults| faults.iter().map(ToString::to_string).collect(),
+        |_| Vec::new(),
+    )
 }
 
 fn with_env(text: &str, env: &[(&str, &str)]) -> Result<HostSpec, Vec<ManifestFault>> {
-    let env: BTreeMap<String, String> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let env: BTreeMap<String, String> = env
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
     parse(Path::new("berth.toml"), text, &|name| env.get(name).cloned())
 }
 
@@ -52,7 +58,12 @@ limits = { memory = "16MiB", concurrency = 3 }
     let limits = spec.plugins[0].limits;
     assert_eq!(
         limits,
-        PluginLimits { memory: 16 << 20, cpu: Duration::from_secs(1), wall: Duration::from_secs(30), concurrency: 3 }
+        PluginLimits {
+            memory: 16 << 20,
+            cpu: Duration::from_secs(1),
+            wall: Duration::from_secs(30),
+            concurrency: 3
+        }
     );
 }
 
@@ -72,7 +83,14 @@ fn environment_wins_over_the_file() {
         ("BERTH_LIMITS_MEMORY", "8MiB"),
     ];
     let spec = with_env(&format!("{text}{GOOD}"), &env).unwrap();
-    assert_eq!((spec.listen.to_string().as_str(), spec.admin, spec.limits.connections), ("[::1]:2", None, 7));
+    assert_eq!(
+        (
+            spec.listen.to_string().as_str(),
+            spec.admin,
+            spec.limits.connections
+        ),
+        ("[::1]:2", None, 7)
+    );
     assert_eq!(spec.plugins[0].limits.memory, 8 << 20);
     let faults = with_env("", &[("BERTH_HTTP_LISTEN", "8080")]).unwrap_err();
     assert_eq!(
@@ -93,7 +111,9 @@ fn host_routes_are_disjoint() {
 #[test]
 fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
     let route = |path: &str, more: &str| {
-        format!("[plugins.hello]\ncomponent = \"hello.wasm\"\n[[routes]]\npath = {path}\nplugin = \"hello\"\n{more}\n")
+        format!(
+            "[plugins.hello]\ncomponent = \"hello.wasm\"\n[[routes]]\npath = {path}\nplugin = \"hello\"\n{more}\n"
+        )
     };
     let public = "access = \"public\"";
     let table: Vec<(String, Vec<&str>)> = vec![
@@ -257,11 +277,17 @@ fn faults_of_syntax_and_of_meaning_come_in_one_run() {
     let found = faults("[http]\nlisten = \nconections = 7\n");
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].starts_with("berth.toml:2:"), "{found:?}");
-    assert_eq!(found[1], "berth.toml:3:1: http.conections: there is no such key; did you mean \"connections\"?");
+    assert_eq!(
+        found[1],
+        "berth.toml:3:1: http.conections: there is no such key; did you mean \"connections\"?"
+    );
 }
 
 #[test]
 fn manifest_that_cannot_be_read_says_so() {
     let none = load(Path::new("/nowhere/berth.toml"), &|_| None).unwrap_err();
-    assert_eq!(none[0].to_string(), "/nowhere/berth.toml: there is no such file; name the manifest with --config");
+    assert_eq!(
+        none[0].to_string(),
+        "/nowhere/berth.toml: there is no such file; name the manifest with --config"
+    );
 }

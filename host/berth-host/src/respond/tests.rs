@@ -20,21 +20,50 @@ fn guest_error(trap: Trap) -> Error {
 fn every_error_has_its_status_and_code() {
     let table = [
         (Error::NotFound, 404, "not-found"),
-        (Error::MethodNotAllowed { allow: "GET".to_owned() }, 405, "method-not-allowed"),
+        (
+            Error::MethodNotAllowed {
+                allow: "GET".to_owned(),
+            },
+            405,
+            "method-not-allowed",
+        ),
         (Error::InvalidPath("x"), 400, "invalid-path"),
         (Error::InvalidHead("x"), 400, "invalid-request"),
+        (Error::HeadTooLarge { limit: 1 }, 431, "header-too-large"),
         (Error::BodyTooLarge { limit: 1 }, 413, "body-too-large"),
-        (Error::BodyTimeout { after: Duration::from_secs(1) }, 408, "body-timeout"),
+        (
+            Error::BodyTimeout {
+                after: Duration::from_secs(1),
+            },
+            408,
+            "body-timeout",
+        ),
         (Error::BodyBroken, 400, "invalid-request"),
         (Error::MediaType { given: None }, 415, "unsupported-media-type"),
         (Error::Json(Vec::new()), 400, "invalid-json"),
         (Error::Unauthenticated { token_given: false }, 401, "unauthorized"),
-        (Error::Unauthenticated { token_given: true }, 401, "invalid-access-token"),
-        (Error::Forbidden { role: "admin".to_owned() }, 403, "forbidden"),
+        (
+            Error::Unauthenticated { token_given: true },
+            401,
+            "invalid-access-token",
+        ),
+        (
+            Error::Forbidden {
+                role: "admin".to_owned(),
+            },
+            403,
+            "forbidden",
+        ),
         (Error::AuthUnavailable, 503, "auth-unavailable"),
         (Error::PluginBusy, 429, "plugin-busy"),
         (Error::HostBusy, 503, "host-busy"),
-        (Error::PluginUnavailable { plugin: "x".to_owned() }, 503, "plugin-unavailable"),
+        (
+            Error::PluginUnavailable {
+                plugin: "x".to_owned(),
+            },
+            503,
+            "plugin-unavailable",
+        ),
         (guest_error(Trap::Cpu), 503, "plugin-cpu"),
         (guest_error(Trap::Wall), 504, "plugin-timeout"),
         (guest_error(Trap::Memory), 503, "plugin-memory"),
@@ -48,13 +77,28 @@ fn every_error_has_its_status_and_code() {
         (guest_error(Trap::ClientGone), 400, "client-gone"),
         (guest_error(Trap::Draining), 503, "draining"),
         (problem_of(418, "teapot", "short and stout"), 418, "teapot"),
-        (Error::Internal("the cause, for the log only".to_owned()), 500, "internal"),
+        (
+            Error::Internal("the cause, for the log only".to_owned()),
+            500,
+            "internal",
+        ),
     ];
     for (error, status, code) in table {
         let answer = answer(&error);
-        assert_eq!((answer.status.as_u16(), answer.code.as_ref()), (status, code), "{error:?}");
-        assert!(answer.detail.ends_with('.') || code == "teapot", "{code}: {:?} is a sentence", answer.detail);
-        assert!(!answer.detail.contains("log only"), "{code}: a cause stays in the log");
+        assert_eq!(
+            (answer.status.as_u16(), answer.code.as_ref()),
+            (status, code),
+            "{error:?}"
+        );
+        assert!(
+            answer.detail.ends_with('.') || code == "teapot",
+            "{code}: {:?} is a sentence",
+            answer.detail
+        );
+        assert!(
+            !answer.detail.contains("log only"),
+            "{code}: a cause stays in the log"
+        );
     }
 }
 
@@ -63,11 +107,17 @@ fn every_error_has_its_status_and_code() {
 fn documented_table_of_traps_is_true() {
     let source = include_str!("../error.rs");
     for trap in Trap::ALL {
-        let row = source.lines().find(|l| l.starts_with(&format!("//! | [`Trap::{trap:?}`] ")));
+        let row = source
+            .lines()
+            .find(|l| l.starts_with(&format!("//! | [`Trap::{trap:?}`] ")));
         let row = row.unwrap_or_else(|| panic!("no row for {trap:?}"));
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let answer = guest(trap);
-        let status = if trap == Trap::ClientGone { "none".to_owned() } else { answer.status.as_u16().to_string() };
+        let status = if trap == Trap::ClientGone {
+            "none".to_owned()
+        } else {
+            answer.status.as_u16().to_string()
+        };
         assert_eq!(cells[2], status, "{row}");
         assert_eq!(cells[3], format!("`{}`", answer.code), "{row}");
         assert_eq!(cells[4], format!("`{}`", trap.label()), "{row}");
@@ -76,9 +126,22 @@ fn documented_table_of_traps_is_true() {
 
 #[test]
 fn policy_is_held_to_4xx_and_5xx_and_to_a_code_in_kebab_case() {
-    for (status, code) in [(200, "ok"), (302, "go"), (99, "x"), (600, "x"), (0, "x"), (400, ""), (400, "Two Words"), (400, "a\nb")] {
+    for (status, code) in [
+        (200, "ok"),
+        (302, "go"),
+        (99, "x"),
+        (600, "x"),
+        (0, "x"),
+        (400, ""),
+        (400, "Two Words"),
+        (400, "a\nb"),
+    ] {
         let answer = answer(&problem_of(status, code, "x"));
-        assert_eq!((answer.status.as_u16(), answer.code.as_ref()), (500, "policy-problem"), "{status} {code:?}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.code.as_ref()),
+            (500, "policy-problem"),
+            "{status} {code:?}"
+        );
     }
 }
 
@@ -89,7 +152,13 @@ fn texts_of_a_policy_are_bounded_and_clean() {
         code: "x".to_owned(),
         detail: format!("a\r\nb\u{0}{}", "é".repeat(10_000)),
         retry_after: Some(u32::MAX),
-        fields: vec![FieldError { pointer: "/a".to_owned(), detail: "x".repeat(100_000) }; 1000],
+        fields: vec![
+            FieldError {
+                pointer: "/a".to_owned(),
+                detail: "x".repeat(100_000)
+            };
+            1000
+        ],
     }));
     assert!(answer.detail.starts_with("a  b \u{e9}"));
     assert!(answer.detail.len() <= MAX_DETAIL);
@@ -103,7 +172,9 @@ fn unread_requests_close_their_connection() {
     let id = HeaderValue::from_static("x");
     let closes = |error: &Error| problem(&answer(error), &id).headers().contains_key(CONNECTION);
     assert!(closes(&Error::BodyTooLarge { limit: 1 }));
-    assert!(closes(&Error::BodyTimeout { after: Duration::from_secs(1) }));
+    assert!(closes(&Error::BodyTimeout {
+        after: Duration::from_secs(1)
+    }));
     assert!(closes(&Error::InvalidHead("x")));
     assert!(!closes(&Error::NotFound));
 }

@@ -18,7 +18,11 @@ fn find(router: &Router<&'static str>, path: &str) -> Option<(&'static str, Vec<
 
 #[track_caller]
 fn leads(router: &Router<&'static str>, path: &str, target: &'static str, params: &[&str]) {
-    assert_eq!(find(router, path), Some((target, params.iter().map(|p| (*p).to_owned()).collect())), "{path}");
+    assert_eq!(
+        find(router, path),
+        Some((target, params.iter().map(|p| (*p).to_owned()).collect())),
+        "{path}"
+    );
 }
 
 #[test]
@@ -85,8 +89,23 @@ fn escapes_are_decoded_within_their_segment() {
 #[test]
 fn malformed_paths_are_told() {
     let r = router(&["/*"]);
-    for path in ["*", "", "x", "/%", "/%2", "/%zz", "/%ff", "/.", "/a/..", "/a/%2e%2E/b", "/%2e"] {
-        assert!(matches!(r.find(&Method::GET, path), Found::Malformed(_)), "{path}");
+    for path in [
+        "*",
+        "",
+        "x",
+        "/%",
+        "/%2",
+        "/%zz",
+        "/%ff",
+        "/.",
+        "/a/..",
+        "/a/%2e%2E/b",
+        "/%2e",
+    ] {
+        assert!(
+            matches!(r.find(&Method::GET, path), Found::Malformed(_)),
+            "{path}"
+        );
     }
     leads(&r, "/...", "/*", &[]);
 }
@@ -115,7 +134,10 @@ fn methods_are_looked_at_after_the_path() {
     assert_eq!(at(Method::HEAD, "/x"), Ok(1));
     assert_eq!(at(Method::POST, "/x"), Ok(2));
     assert_eq!(at(Method::PUT, "/x"), Err("GET, HEAD, OPTIONS, POST".to_owned()));
-    assert_eq!(at(Method::OPTIONS, "/x"), Err("GET, HEAD, OPTIONS, POST".to_owned()));
+    assert_eq!(
+        at(Method::OPTIONS, "/x"),
+        Err("GET, HEAD, OPTIONS, POST".to_owned())
+    );
     assert_eq!(at(Method::OPTIONS, "/y"), Ok(3));
 }
 
@@ -123,11 +145,17 @@ fn methods_are_looked_at_after_the_path() {
 fn two_routes_may_not_take_the_same_request() {
     let mut r = Router::new();
     r.add("/x/{a}", &Methods::Only(vec![Method::GET]), (), 0).unwrap();
-    assert_eq!(r.add("/x/{b}", &Methods::Only(vec![Method::GET, Method::PUT]), (), 1), Err(AddError::Taken(0)));
+    assert_eq!(
+        r.add("/x/{b}", &Methods::Only(vec![Method::GET, Method::PUT]), (), 1),
+        Err(AddError::Taken(0))
+    );
     assert_eq!(r.add("/x/{b}", &Methods::Any, (), 1), Err(AddError::Taken(0)));
     r.add("/x/{b}", &Methods::Only(vec![Method::PUT]), (), 1).unwrap();
     r.add("/%78/y", &Methods::Any, (), 2).unwrap();
-    assert_eq!(r.add("/x/y", &Methods::Only(vec![Method::GET]), (), 3), Err(AddError::Taken(2)));
+    assert_eq!(
+        r.add("/x/y", &Methods::Only(vec![Method::GET]), (), 3),
+        Err(AddError::Taken(2))
+    );
 }
 
 #[test]
@@ -147,6 +175,10 @@ fn faulty_patterns_say_what_is_right() {
         ("/../b", PatternError::Segment),
         ("/%4", PatternError::Segment),
     ] {
-        assert_eq!(r.add(pattern, &Methods::Any, (), 0), Err(AddError::Pattern(error)), "{pattern}");
+        assert_eq!(
+            r.add(pattern, &Methods::Any, (), 0),
+            Err(AddError::Pattern(error)),
+            "{pattern}"
+        );
     }
 }

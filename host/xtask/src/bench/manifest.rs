@@ -14,7 +14,10 @@ const PLUGINS: &[(&str, &str, Option<&str>)] = &[
 
 /// `berth.toml` as text.
 pub(super) fn manifest(listen: SocketAddr, components: &Path, setup: &Setup) -> String {
-    let mut text = format!("[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n", toml_string(&listen.to_string()));
+    let mut text = format!(
+        "[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n",
+        toml_string(&listen.to_string())
+    );
     for (plugin, component, policy) in PLUGINS {
         let file = components.join(format!("{component}.wasm"));
         text += &format!(

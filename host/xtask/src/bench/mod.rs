@@ -101,15 +101,8 @@ fn prepare(workspace: &Workspace, options: &Options, cases: &[&'static Case]) ->
         prerequisites.wasm_target()?;
         guests::build(workspace)?;
     }
-    if needs(|server| matches!(server, Server::Berth(_))) {
-        build(workspace, "berth", &["--package", "berth"])?;
-    }
-    if needs(|server| matches!(server, Server::PlainHyper)) {
-        build(
-            workspace,
-            "plain-hyper",
-            &["--package", "berth-tests", "--bin", "plain-hyper"],
-        )?;
+    if needs(|server| matches!(server, Server::Berth(_) | Server::PlainHyper)) {
+        build(workspace)?;
     }
     Ok(Tools {
         folder,
@@ -118,13 +111,14 @@ fn prepare(workspace: &Workspace, options: &Options, cases: &[&'static Case]) ->
     })
 }
 
-fn build(workspace: &Workspace, name: &str, what: &[&str]) -> Result<(), Failure> {
+/// The whole workspace at once: a smaller selection would unify other features and build wasmtime a second time.
+fn build(workspace: &Workspace) -> Result<(), Failure> {
     let start = Instant::now();
     commands::succeed(
-        commands::cargo(workspace).args(["build", "--release"]).args(what),
+        commands::cargo(workspace).args(["build", "--release", "--workspace"]),
         SEE_ABOVE,
     )?;
-    say::done(name, "built for release", start);
+    say::done("berth and plain-hyper", "built for release", start);
     Ok(())
 }
 
