@@ -1,7 +1,7 @@
 //! Sockets: accept, serve HTTP/1.1, stop without losing a request.
 //!
 //! What hyper does by itself, and can't be told otherwise: a head that doesn't parse is answered with 400 and an empty
-//! body, one that is too large with 431 and an empty body, and one that doesn't arrive in time closes the connection
+//! body, one that is far too large with 431 (a path, with 414) and an empty body, and one that doesn't arrive in time closes the connection
 //! without an answer. The same time bounds an idle kept-alive connection.
 
 use std::future::{Future, poll_fn};

@@ -250,17 +250,17 @@ fn manifest_of_the_readme_is_good_but_for_its_missing_component() {
 fn table_of_errors_has_every_code() {
     let rows = table(&read("README.md"), "| status | `code` |");
     let tests = read("host/berth-host/src/respond/tests.rs");
-    let pinned = tests.lines().filter_map(|l| {
-        let (_, rest) = l
-            .trim()
-            .strip_prefix('(')?
-            .rsplit_once("), ")
-            .or_else(|| l.trim().rsplit_once("}, "))?;
-        rest.strip_suffix("),")?.split_once(", \"")
+    // Each row of the pinned table ends in `status, "code"`, on one line or over several.
+    let words: Vec<&str> = tests
+        .split_whitespace()
+        .map(|w| w.trim_end_matches(['(', ')', ',', ']', ';']))
+        .collect();
+    let pinned = words.windows(2).filter_map(|pair| {
+        let code = pair[1].strip_prefix('"')?.strip_suffix('"')?;
+        (pair[0].len() == 3 && pair[0].bytes().all(|b| b.is_ascii_digit())).then_some((pair[0], code))
     });
     let mut found = 0;
     for (status, code) in pinned {
-        let code = code.trim_end_matches('"');
         // One comes from a policy, one is never sent.
         if ["teapot", "client-gone"].contains(&code) {
             continue;
