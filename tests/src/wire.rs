@@ -61,6 +61,7 @@ impl Response {
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
+    was_reset: bool,
 }
 
 impl Connection {
@@ -74,6 +75,7 @@ impl Connection {
         Self {
             stream,
             buffer: Vec::new(),
+            was_reset: false,
         }
     }
 
@@ -87,6 +89,7 @@ impl Connection {
         Self {
             stream: self.stream.try_clone().expect("a socket can be cloned"),
             buffer: Vec::new(),
+            was_reset: false,
         }
     }
 
@@ -160,7 +163,10 @@ impl Connection {
                 self.buffer.extend_from_slice(&chunk[..n]);
                 true
             }
-            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => false,
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                self.was_reset = true;
+                false
+            }
             Err(e) => panic!("nothing came for {PATIENCE:?}: {e}"),
         }
     }
@@ -207,7 +213,8 @@ impl Connection {
     }
 
     fn until_closed(&mut self) -> (Vec<u8>, Ended) {
-        (self.rest(), Ended::Whole)
+        let body = self.rest();
+        (body, if self.was_reset { Ended::Cut } else { Ended::Whole })
     }
 }
 

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
+use crate::caps::outgoing::{is_forbidden, is_ours};
 use crate::error::{Fault, Trap};
 use crate::serve::Record;
 
@@ -53,6 +54,11 @@ impl ReplyBody {
     pub fn attach(&mut self, record: Record) -> Option<Record> {
         match &mut self.0 {
             Inner::Full(_) => Some(record),
+            // A body without bytes: hyper won't ask for its end.
+            Inner::Guest(body) if body.is_at_end() => {
+                body.stream.lock().end = End::Complete;
+                Some(record)
+            }
             Inner::Guest(body) => {
                 body.record = Some(record);
                 None
@@ -78,7 +84,7 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Full(bytes) => bytes.is_none(),
-            Inner::Guest(_) => false,
+            Inner::Guest(body) => body.is_at_end(),
         }
     }
 
@@ -106,6 +112,8 @@ struct StreamInner {
     /// Frames that were ready when the guest died: they were written by it and are sent.
     kept: VecDeque<Frame<Bytes>>,
     end: End,
+    /// The end came from the body itself; nobody has reported it yet.
+    untold: bool,
     waker: Option<Waker>,
 }
 
@@ -193,6 +201,7 @@ pub struct GuestBody {
     stream: Arc<Stream>,
     since: Instant,
     size: Option<u64>,
+    read: u64,
     /// Dropped with the body: the driver then knows that nobody reads any more.
     _reader: oneshot::Sender<()>,
     finished: bool,
@@ -209,6 +218,7 @@ impl GuestBody {
                 stream,
                 since,
                 size,
+                read: 0,
                 _reader: reader,
                 finished: false,
                 record: None,
@@ -229,29 +239,57 @@ impl GuestBody {
         }
     }
 
+    /// Nothing is left to send: the guest's end of file, all of its `Content-Length`, or its trailers. hyper doesn't
+    /// ask for more after the latter two.
+    fn is_at_end(&self) -> bool {
+        self.finished || self.size == Some(self.read)
+    }
+
+    /// The line is written now, not when hyper lets go of the body.
+    fn finish(&mut self) {
+        self.finished = true;
+        self.record = None;
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
         if self.finished {
             return Poll::Ready(None);
         }
-        let polled = {
+        let (polled, untold) = {
             let mut inner = self.stream.lock();
-            inner.poll(cx)
+            let polled = inner.poll(cx);
+            (polled, std::mem::take(&mut inner.untold))
         };
-        self.stream.touch(self.since);
         let result = ready!(polled);
-        if let Some(record) = &mut self.record {
-            match &result {
-                Some(Ok(frame)) => record.sent(frame.data_ref().map_or(0, Bytes::len)),
-                Some(Err(fault)) => record.cut(fault),
-                None => record.complete(),
+        self.stream.touch(self.since);
+        match &result {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.read += bytes as u64;
+                if let Some(record) = &mut self.record {
+                    record.sent(bytes);
+                }
+                if frame.is_trailers() || self.size == Some(self.read) {
+                    self.stream.lock().end = End::Complete;
+                    self.complete();
+                }
             }
-        }
-        self.finished = !matches!(result, Some(Ok(_)));
-        if self.finished {
-            // The line is written now, not when hyper lets go of the body.
-            self.record = None;
+            Some(Err(fault)) => {
+                if let Some(record) = &mut self.record {
+                    record.cut(fault, untold);
+                }
+                self.finish();
+            }
+            None => self.complete(),
         }
         Poll::Ready(result.map(|r| r.map_err(|fault| Truncated(fault.trap.label()))))
+    }
+
+    fn complete(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.complete();
+        }
+        self.finish();
     }
 }
 
@@ -276,6 +314,8 @@ impl StreamInner {
                         Trap::Refused,
                         format!("the guest gave up its response body: {error}"),
                     );
+                    self.end = End::Died(fault.clone());
+                    self.untold = true;
                     Poll::Ready(Some(Err(fault)))
                 }
                 Poll::Ready(None) => {
@@ -322,7 +362,7 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 this.timer = None;
                 this.stream.touch(this.since);
-                Poll::Ready(frame.map(|f| f.map_err(WasiError::Hyper)))
+                Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(WasiError::Hyper)))
             }
             Poll::Pending => {
                 let patience = this.patience;
@@ -341,5 +381,18 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// A trailer is a header that comes late: what can't be in the head can't be here.
+fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            let hidden = |name: &&http::HeaderName| is_forbidden(name) || is_ours(name);
+            let names: Vec<http::HeaderName> = trailers.keys().filter(hidden).cloned().collect();
+            names.into_iter().for_each(|name| drop(trailers.remove(name)));
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }

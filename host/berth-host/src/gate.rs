@@ -4,6 +4,7 @@
 //! The body of a typed route is read before the place is taken, so that a slow upload holds no instance.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, header};
@@ -81,7 +82,7 @@ pub async fn admit(
         Target::Health => Ok(Admitted::Health),
         Target::Http(plugin) => {
             let version = ready(plugin, record)?;
-            let admission = plugin.slots.admit(&host.instances, plugin.limits.wall).await?;
+            let admission = place(host, plugin, &version).await?;
             Ok(Admitted::Http(HttpCall {
                 plugin: Arc::clone(plugin),
                 version,
@@ -106,7 +107,7 @@ pub async fn admit(
                     .next()
                     .map_or(Input::Nothing, |id| Input::Id(id.into_owned()))
             };
-            let admission = plugin.slots.admit(&host.instances, plugin.limits.wall).await?;
+            let admission = place(host, plugin, &version).await?;
             Ok(Admitted::Auth(AuthCall {
                 plugin: Arc::clone(plugin),
                 version,
@@ -118,6 +119,21 @@ pub async fn admit(
             }))
         }
     }
+}
+
+/// A place in the plugin's share, then an instance: an idle one, or the right to make one.
+async fn place(host: &Host, plugin: &Plugin, version: &Version) -> Result<Admission, Error> {
+    let mut place = plugin.slots.enter(plugin.limits.wall).await?;
+    if let Some(instance) = version.shelf.take() {
+        return Ok(Admission::Idle { instance, place });
+    }
+    let started = Instant::now();
+    let instance = host
+        .instances
+        .take(plugin.limits.wall, || host.give_up_idle())
+        .await?;
+    place.waited(started.elapsed());
+    Ok(Admission::Fresh { place, instance })
 }
 
 fn ready(plugin: &Arc<Plugin>, record: &mut Record) -> Result<Arc<Version>, Error> {

@@ -9,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::runtime::reuse::{IDLE, Shelf};
 use crate::serve::{self, Peer};
 use crate::state::{Host, HostLimits};
 use crate::{health, metrics, respond};
@@ -81,16 +83,28 @@ impl Shutdown {
     pub async fn drain(&self, host: &Host, patience: Duration) -> usize {
         self.stop.cancel();
         self.connections.close();
-        let all = host.limits.instances;
         let quiet = async {
             self.connections.wait().await;
-            // Guests that still work after their answer hold their permit.
-            let _ = host.instances.acquire_many(all).await;
+            host.shelves().for_each(Shelf::close);
+            // Guests that still work after their answer keep their place until they are done.
+            host.instances.all_gone().await;
         };
         let in_time = timeout(patience, quiet).await.is_ok();
         let cut = if in_time { 0 } else { self.connections.len() };
+        host.cutting.store(true, Ordering::Relaxed);
         self.abort.cancel();
         cut
+    }
+}
+
+/// Give up instances that have been idle for long, until told to stop.
+pub async fn sweep(host: Arc<Host>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(IDLE / 4);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => host.shelves().for_each(|shelf| shelf.give_up_older(IDLE)),
+            () = shutdown.stop.cancelled() => return,
+        }
     }
 }
 
@@ -98,7 +112,7 @@ impl Shutdown {
 pub async fn run(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
     let permits = Arc::new(Semaphore::new(host.limits.connections));
     accept(bound, &shutdown, permits, |stream, peer| {
-        let (host, peer) = (Arc::clone(&host), Arc::new(Peer::new(peer)));
+        let (host, peer) = (Arc::clone(&host), Arc::new(Peer::new(peer, Arc::clone(&host))));
         let limits = host.limits;
         let service =
             service_fn(move |request| serve::request(Arc::clone(&host), Arc::clone(&peer), request));
@@ -184,12 +198,16 @@ where
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "berth::listen", %error, "TCP_NODELAY can't be set");
     }
+    let reset = Arc::new(AtomicBool::new(false));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
         .max_buf_size(limits.header_bytes);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
+    let mut connection = pin!(builder.serve_connection(
+        TokioIo::new(Lingering::new(stream, limits.idle_time, Arc::clone(&reset))),
+        service
+    ));
     let mut stop = pin!(shutdown.stop.cancelled());
     let mut abort = pin!(shutdown.abort.cancelled());
     let mut stopping = false;
@@ -197,36 +215,74 @@ where
         if abort.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
+        // First once as it is, so that a request that has come already is seen before the stop.
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
         if !stopping && stop.as_mut().poll(cx).is_ready() {
             stopping = true;
             connection.as_mut().graceful_shutdown();
+            return connection.as_mut().poll(cx);
         }
-        connection.as_mut().poll(cx)
+        Poll::Pending
     });
     match served.await {
         Ok(()) => {}
         Err(error) if error.is_incomplete_message() || error.is_timeout() => {}
+        // A body that was cut off. In HTTP/1.0 a body ends with its connection, so only a reset tells it from a whole one.
+        Err(error) if error.is_user() => reset.store(true, Ordering::Relaxed),
         Err(error) => tracing::debug!(target: "berth::listen", %error, "a connection ended badly"),
     }
 }
 
-/// A socket that, when its writing side is shut down, still reads what the client sends, for a while: closing with
-/// unread bytes makes the kernel send a reset, which can overtake the answer (a 413 to a client that is still
-/// sending).
+/// A socket that minds its end.
+///
+/// - When its writing side is shut down, it still reads what the client sends, for a while: closing with unread bytes
+///   makes the kernel send a reset, which can overtake the answer (a 413 to a client that is still sending).
+/// - A client that reads nothing for `patience` while there is something to write is cut off, or it would keep the
+///   connection for ever.
+/// - When the answer was cut off, it closes with a reset.
 struct Lingering {
     stream: TcpStream,
     shut: bool,
     left: usize,
     timer: Option<Pin<Box<Sleep>>>,
+    patience: Duration,
+    stuck: Option<Pin<Box<Sleep>>>,
+    reset: Arc<AtomicBool>,
 }
 
 impl Lingering {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: TcpStream, patience: Duration, reset: Arc<AtomicBool>) -> Self {
         Self {
             stream,
             shut: false,
             left: LINGER_BYTES,
             timer: None,
+            patience,
+            stuck: None,
+            reset,
+        }
+    }
+
+    /// Keep the time of a write that can't go on.
+    fn timed<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if write.is_ready() {
+            self.stuck = None;
+            return write;
+        }
+        let patience = self.patience;
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stuck.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Relaxed) {
+            // If it can't be set, the client sees an ordinary end; there is nothing else left to do.
+            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }
@@ -243,7 +299,8 @@ impl AsyncRead for Lingering {
 
 impl AsyncWrite for Lingering {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let write = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.timed(cx, write)
     }
 
     fn poll_write_vectored(
@@ -251,7 +308,8 @@ impl AsyncWrite for Lingering {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let write = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.timed(cx, write)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Trap;
+use crate::runtime::reuse::Shelf;
 use crate::state::Host;
 
 /// The content type of [`render`].
@@ -71,13 +72,20 @@ pub fn render(host: &Host) -> String {
         &mut out,
         "berth_instances_free",
         "Instances that could be made now.",
-        host.instances.available_permits(),
+        host.instances.free(),
     );
     gauge(
         &mut out,
         "berth_guest_memory_bytes",
         "Linear memory of all guests.",
         host.runtime.budget.used(),
+    );
+
+    gauge(
+        &mut out,
+        "berth_instances_idle",
+        "Instances that wait for their plugin's next request.",
+        host.shelves().map(Shelf::len).sum::<usize>(),
     );
 
     let per_plugin =

@@ -13,7 +13,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::body::ReplyBody;
-use crate::error::{Error, Fault, FieldError, PolicyProblem, Trap};
+use crate::error::{Error, FieldError, PolicyProblem, Trap};
 
 /// The longest `code` of a policy that is passed on, in bytes.
 const MAX_CODE: usize = 64;
@@ -418,9 +418,9 @@ fn bounded(text: &str) -> String {
         .collect()
 }
 
-/// Keep the fault's kind where a response has begun and no status can be sent.
-pub fn log_code(fault: &Fault) -> &'static str {
-    match guest(fault.trap).code {
+/// The code of a guest's end where no answer can be sent any more, for the log.
+pub fn log_code(trap: Trap) -> &'static str {
+    match guest(trap).code {
         Cow::Borrowed(code) => code,
         Cow::Owned(_) => "plugin-trap",
     }

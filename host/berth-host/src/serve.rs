@@ -1,21 +1,23 @@
 //! One request, from its head to its log line.
 //!
-//! [`request`] can't fail: it gives the request its id, its record and, at the end, an answer. [`handle`] is the
+//! [`request`] can't fail: it gives the request its id, its record and, at the end, an answer. `handle` is the
 //! list of steps and may use `?`.
 
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version as HttpVersion, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use uuid::Uuid;
 
 use crate::body::ReplyBody;
-use crate::error::{Error, Fault};
+use crate::error::{Error, Fault, Trap};
 use crate::route::Found;
 use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
@@ -31,13 +33,15 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug)]
 pub struct Peer {
     ip: String,
+    host: Arc<Host>,
 }
 
 impl Peer {
     /// The other end of a connection.
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(address: SocketAddr, host: Arc<Host>) -> Self {
         Self {
             ip: address.ip().to_canonical().to_string(),
+            host,
         }
     }
 }
@@ -64,6 +68,7 @@ pub async fn request(
     response.headers_mut().insert(REQUEST_ID, id);
     record.status = response.status().as_u16();
     if let Some(mut record) = response.body_mut().attach(record) {
+        record.bytes = response.body().size_hint().exact().unwrap_or(0);
         record.done = true;
     }
     Ok(response)
@@ -106,10 +111,16 @@ fn check_head(request: &Request<Incoming>, limit: usize) -> Result<(), Error> {
     if hosts.next().is_some() {
         return Err(Error::InvalidHead("it has more than one Host header"));
     }
-    if first.is_none() && request.version() == HttpVersion::HTTP_11 {
-        return Err(Error::InvalidHead("it has no Host header"));
+    match first {
+        None if request.version() == HttpVersion::HTTP_11 => Err(Error::InvalidHead("it has no Host header")),
+        // An authority without user information; an empty Host is for targets without one, which no route is.
+        Some(host) if !is_host(host.as_bytes()) => Err(Error::InvalidHead("its Host header is not a host")),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn is_host(value: &[u8]) -> bool {
+    !value.contains(&b'@') && Authority::try_from(value).is_ok()
 }
 
 /// All that the log line of a request says. The line is written when the record is dropped, which is when the last
@@ -193,9 +204,20 @@ impl Record {
         self.bytes += bytes as u64;
     }
 
-    /// A streaming body was cut off.
-    pub fn cut(&mut self, fault: &Fault) {
-        self.code = Some(respond::log_code(fault).into());
+    /// A streaming body was cut off. `untold` if nobody has said so yet: the body itself was at fault.
+    pub fn cut(&mut self, fault: &Fault, untold: bool) {
+        if let (true, Some(plugin)) = (untold, &self.plugin) {
+            plugin.metrics.trap(fault.trap);
+            tracing::error!(
+                target: "berth::plugin",
+                plugin = plugin.name,
+                request_id = self.id_text(),
+                trap = fault.trap.label(),
+                "a guest failed: {}",
+                fault.cause,
+            );
+        }
+        self.code = Some(respond::log_code(fault.trap).into());
         self.trap = Some(fault.trap.label());
         self.done = true;
     }
@@ -210,16 +232,19 @@ impl Drop for Record {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         let cpu = self.meter.as_ref().map(|m| m.spent()).unwrap_or_default();
-        if !self.done {
-            // The future or the body was dropped before its end: nobody is there to read it.
-            self.code = Some("client-gone".into());
-            self.trap = Some(crate::error::Trap::ClientGone.label());
+        // The future or the body was dropped before its end: nobody is there to read it, or the host had to stop.
+        let lost = (!self.done).then(|| match self.peer.host.cutting.load(Ordering::Relaxed) {
+            true => Trap::Draining,
+            false => Trap::ClientGone,
+        });
+        if let Some(trap) = lost {
+            self.code = Some(respond::log_code(trap).into());
+            self.trap = Some(trap.label());
         }
         if let Some(plugin) = &self.plugin {
-            if self.done {
-                plugin.metrics.request(self.status, took, cpu, self.queued);
-            } else {
-                plugin.metrics.trap(crate::error::Trap::ClientGone);
+            match lost {
+                Some(trap) => plugin.metrics.trap(trap),
+                None => plugin.metrics.request(self.status, took, cpu, self.queued),
             }
         }
         tracing::info!(

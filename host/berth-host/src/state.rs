@@ -4,18 +4,18 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
-
-use crate::admit::Slots;
+use crate::admit::{Instances, Slots};
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
 use crate::metrics::PluginMetrics;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
+use crate::runtime::reuse::Shelf;
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,23 @@ pub struct HostSpec {
     pub file: PathBuf,
 }
 
+impl HostSpec {
+    /// What the instance pools must hold for this manifest.
+    pub fn runtime_settings(&self, workers: usize) -> RuntimeSettings {
+        RuntimeSettings {
+            instances: self.limits.instances,
+            workers,
+            max_memory: self
+                .plugins
+                .iter()
+                .map(|p| p.limits.memory)
+                .max()
+                .unwrap_or(64 * 1024 * 1024),
+            memory_budget: self.limits.memory_budget,
+        }
+    }
+}
+
 /// The running host.
 pub struct Host {
     /// The engine.
@@ -90,11 +107,13 @@ pub struct Host {
     /// The `auth` policy, if the manifest names one.
     pub auth: Option<Arc<Plugin>>,
     /// The host's instances; see [`crate::admit`].
-    pub instances: Arc<Semaphore>,
+    pub instances: Instances,
     /// Limits of the host.
     pub limits: HostLimits,
     /// When it was built.
     pub started: Instant,
+    /// The drain time is over: what is cut from now on is cut by the host.
+    pub cutting: AtomicBool,
 }
 
 impl fmt::Debug for Host {
@@ -154,18 +173,7 @@ impl Host {
     /// # Errors
     /// See [`BuildError`].
     pub fn build(spec: &HostSpec, workers: usize, mut said: impl FnMut(&Plugin)) -> Result<Self, BuildError> {
-        let runtime = Runtime::new(RuntimeSettings {
-            instances: spec.limits.instances,
-            workers,
-            max_memory: spec
-                .plugins
-                .iter()
-                .map(|p| p.limits.memory)
-                .max()
-                .unwrap_or(64 * 1024 * 1024),
-            memory_budget: spec.limits.memory_budget,
-        })
-        .map_err(BuildError::Engine)?;
+        let runtime = Runtime::new(spec.runtime_settings(workers)).map_err(BuildError::Engine)?;
         let plugins = load_all(&runtime, &spec.plugins)?;
         plugins.iter().for_each(|p| said(p));
         let auth = plugins
@@ -178,11 +186,27 @@ impl Host {
             runtime,
             router,
             auth,
-            instances: Arc::new(Semaphore::new(spec.limits.instances as usize)),
+            instances: Instances::new(spec.limits.instances),
             limits: spec.limits,
             started: Instant::now(),
+            cutting: AtomicBool::new(false),
             plugins,
         })
+    }
+}
+
+impl Host {
+    /// Drop one idle instance of any plugin, so that another can be made. False if there is none.
+    pub fn give_up_idle(&self) -> bool {
+        self.shelves().any(|shelf| shelf.give_up_one())
+    }
+
+    /// The idle instances of every plugin.
+    pub fn shelves(&self) -> impl Iterator<Item = &Shelf> {
+        self.plugins
+            .iter()
+            .filter_map(|p| p.current.as_ref().ok())
+            .map(|version| &version.shelf)
     }
 }
 
@@ -210,6 +234,7 @@ fn plugin((spec, loaded): (&PluginSpec, Result<Version, LoadFault>)) -> Arc<Plug
     Arc::new(Plugin {
         name: spec.name.clone(),
         limits: spec.limits,
+        reuse: spec.reuse,
         settings: spec.settings.clone(),
         slots: Slots::new(spec.limits.concurrency),
         metrics: PluginMetrics::default(),

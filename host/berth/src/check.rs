@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use berth_host::config::{self, ManifestFault};
-use berth_host::runtime::engine::{Runtime, RuntimeSettings};
+use berth_host::runtime::engine::Runtime;
 use berth_host::runtime::plugin::{LoadFault, Version, load};
 use berth_host::state::{HostSpec, route_table};
 use serde_json::json;
@@ -33,13 +33,7 @@ pub(crate) fn check(args: &ReadArgs) -> ExitCode {
         }
         Err(faults) => return refuse(&args.config, &faults),
     };
-    let settings = RuntimeSettings {
-        instances: 1,
-        workers: 1,
-        max_memory: 64 << 20,
-        memory_budget: 64 << 20,
-    };
-    let runtime = match Runtime::new(settings) {
+    let runtime = match Runtime::new(spec.runtime_settings(1)) {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("berth: the Wasm engine can't start: {error:#}");
@@ -124,7 +118,7 @@ fn print(value: &serde_json::Value, code: u8) -> ExitCode {
 }
 
 /// A reader that has seen enough (`berth routes | head`) is no failure.
-fn write(text: &str, code: u8) -> ExitCode {
+pub(crate) fn write(text: &str, code: u8) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::from(code),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(code),

@@ -14,7 +14,7 @@ use tracing_subscriber::fmt::time::UtcTime;
 use crate::args::LogFormat;
 
 /// Lines that may wait for a slow reader.
-const BUFFERED_LINES: usize = 64 * 1024;
+const BUFFERED_LINES: usize = 8 * 1024;
 /// Bytes that are written in one go under load.
 const BUFFER: usize = 64 * 1024;
 /// How often dropped lines are looked for.

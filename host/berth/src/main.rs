@@ -28,8 +28,8 @@ const EXIT_FAILED: u8 = 1;
 fn main() -> ExitCode {
     quiet_errors();
     match Args::parse().command {
-        Command::Up(args) => serve(&args, LogFormat::Text),
-        Command::Serve(args) => serve(&args, LogFormat::Auto),
+        Command::Up(args) => serve(&args, LogFormat::Text, true),
+        Command::Serve(args) => serve(&args, LogFormat::Auto, false),
         Command::Check(args) => check::check(&args),
         Command::Routes(args) => check::routes(&args),
     }
@@ -49,11 +49,16 @@ fn quiet_errors() {
     }
 }
 
-fn serve(args: &ServeArgs, format: LogFormat) -> ExitCode {
-    let spec = match config::load(&args.config, &|name| std::env::var(name).ok()) {
+fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
+    let mut spec = match config::load(&args.config, &|name| std::env::var(name).ok()) {
         Ok(spec) => spec,
         Err(faults) => return check::refuse(&args.config, &faults),
     };
+    if development {
+        spec.plugins
+            .iter_mut()
+            .for_each(|plugin| plugin.reuse = plugin.reuse.for_development());
+    }
     let _guard = log::start(args.log_format.unwrap_or(format));
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -92,11 +97,16 @@ async fn run(spec: HostSpec, workers: usize) -> Result<(), String> {
     let shutdown = Shutdown::new();
     let (mut interrupt, mut terminate) = (hook(SignalKind::interrupt())?, hook(SignalKind::terminate())?);
     // The addresses are the one thing that goes to standard output, so that a script can read them.
-    println!("berth listens on http://{}", callers.address);
-    if let Some(admin) = &operators {
-        println!("berth admin on http://{}", admin.address);
-    }
-    println!("ready in {} ms", started.elapsed().as_millis());
+    let admin = operators
+        .as_ref()
+        .map(|o| format!("berth admin on http://{}\n", o.address))
+        .unwrap_or_default();
+    let ready = format!("ready in {} ms\n", started.elapsed().as_millis());
+    check::write(
+        &format!("berth listens on http://{}\n{admin}{ready}", callers.address),
+        0,
+    );
+    tokio::spawn(listen::sweep(Arc::clone(&host), shutdown.clone()));
     if let Some(admin) = operators {
         tokio::spawn(listen::run_admin(Arc::clone(&host), admin, shutdown.clone()));
     }

@@ -17,6 +17,7 @@ mod hostile;
 mod load_faults;
 mod manifest;
 mod policy;
+mod reuse;
 mod routing;
 mod same_as_serve;
 mod structure;

@@ -123,7 +123,7 @@ fn every_fixture_is_used_by_a_test() {
         .collect();
     assert!(fixtures.len() >= 15, "{fixtures:?}");
     for fixture in fixtures {
-        let used = tests.contains(&format!("\"{fixture}\""))
+        let used = tests.contains(&format!("with_hello(\"{fixture}\""))
             || tests.contains(&format!("fixtures/{fixture}\""))
             || tests.contains(&format!("fixtures/{fixture}/"));
         assert!(used, "no test uses plugins/fixtures/{fixture}");

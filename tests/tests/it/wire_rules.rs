@@ -91,6 +91,40 @@ fn http_11_needs_exactly_one_host() {
 }
 
 #[test]
+fn host_that_is_none_is_the_clients_fault_for_every_generation() {
+    let berth = Manifest::new().handler("hello").handler("hello-p3").start();
+    for path in ["/hello/x", "/hello-p3/x"] {
+        let status = |text: String| {
+            let mut connection = Connection::open(berth.address);
+            connection.send(&text);
+            connection.response("GET").map(|r| r.status)
+        };
+        assert_eq!(
+            status(format!("GET {path} HTTP/1.0\r\n\r\n")),
+            Some(200),
+            "{path}"
+        );
+        for host in ["", "a b", "a/b", "user@a"] {
+            assert_eq!(
+                status(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")),
+                Some(400),
+                "{path} {host:?}"
+            );
+        }
+        let named = "connection: host, content-type, x-hop";
+        assert_eq!(
+            status(format!("GET {path} HTTP/1.1\r\nhost: a\r\n{named}\r\n\r\n")),
+            Some(200),
+            "{path}"
+        );
+    }
+    assert!(
+        !berth.log().iter().any(|e| e["level"] == "ERROR"),
+        "no plugin is blamed"
+    );
+}
+
+#[test]
 fn heads_that_hyper_refuses_are_400_and_431_with_an_empty_body() {
     let berth = hello();
     for (text, status) in [

@@ -20,6 +20,11 @@ pub fn is_forbidden(name: &HeaderName) -> bool {
     DEFAULT_FORBIDDEN_HEADERS.contains(name) || *name == http::header::TE
 }
 
+/// Whether a header speaks for the host: a client can't send it, a guest sees only the host's own.
+pub fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with("berth-")
+}
+
 /// The hooks of one store.
 pub struct Outgoing {
     origin: Arc<Origin>,

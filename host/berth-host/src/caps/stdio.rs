@@ -15,39 +15,39 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::bindings::berth::host::log::Level;
 use super::log::emit;
-use crate::runtime::instance::Origin;
+use crate::runtime::instance::CurrentOrigin;
 
-/// The longest line; a longer one is written in parts.
+/// The longest line; the rest of a longer one is dropped.
 const MAX_LINE: usize = 4 * 1024;
 /// What a guest may write in one go.
 const PERMIT: usize = 64 * 1024;
 
 /// One of the two streams of a store.
 pub struct GuestOutput {
-    origin: Arc<Origin>,
+    current: Arc<CurrentOrigin>,
     level: Level,
 }
 
 impl GuestOutput {
     /// Standard output.
-    pub fn stdout(origin: &Arc<Origin>) -> Self {
+    pub fn stdout(current: &Arc<CurrentOrigin>) -> Self {
         Self {
-            origin: Arc::clone(origin),
+            current: Arc::clone(current),
             level: Level::Info,
         }
     }
 
     /// Standard error.
-    pub fn stderr(origin: &Arc<Origin>) -> Self {
+    pub fn stderr(current: &Arc<CurrentOrigin>) -> Self {
         Self {
-            origin: Arc::clone(origin),
+            current: Arc::clone(current),
             level: Level::Warn,
         }
     }
 
     fn lines(&self) -> Lines {
         Lines {
-            origin: Arc::clone(&self.origin),
+            current: Arc::clone(&self.current),
             level: self.level,
             rest: Vec::new(),
         }
@@ -72,7 +72,7 @@ impl StdoutStream for GuestOutput {
 
 /// Cuts what is written into lines.
 struct Lines {
-    origin: Arc<Origin>,
+    current: Arc<CurrentOrigin>,
     level: Level,
     rest: Vec<u8>,
 }
@@ -92,8 +92,11 @@ impl Lines {
         let line = std::mem::take(&mut self.rest);
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
-        if !text.is_empty() && self.origin.take_line() {
-            emit(&self.origin, self.level, text, &[]);
+        if !text.is_empty() {
+            let origin = self.current.get();
+            if origin.take_line() {
+                emit(&origin, self.level, text, &[]);
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::caps::settings::Settings;
 use crate::grants::{Capability, Grants};
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
+use crate::runtime::reuse::Reuse;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
 use read::{Reader, Section, Value, nearest};
 
@@ -208,7 +209,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
                 None => policies.push((policy, name.clone())),
             }
         }
-        section.scalar("reuse", values::reuse);
+        let reuse = reuse(reader, &section);
         let grants = grants(reader, &section);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
@@ -221,10 +222,29 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
             policy,
             grants,
             limits,
+            reuse,
             settings,
         });
     }
     specs
+}
+
+fn reuse(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Reuse {
+    let wanted = plugin.scalar("reuse", values::reuse).unwrap_or(Reuse::None);
+    let given = plugin.scalar("reuse_count", values::count(1, 1_000_000));
+    match (wanted, given) {
+        (Reuse::None, Some(_)) => {
+            let message = "means nothing without `reuse = \"serial\"`; add it, or leave this out".to_owned();
+            reader.fault(
+                plugin.at_of("reuse_count"),
+                &format!("{}.reuse_count", plugin.path()),
+                message,
+            );
+            wanted
+        }
+        (Reuse::Serial { random, .. }, Some(count)) => Reuse::Serial { count, random },
+        (wanted, None) => wanted,
+    }
 }
 
 fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
@@ -288,6 +308,7 @@ fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -
             values::access,
         );
         let methods = section.list("methods", values::method);
+        let methods_faulty = methods.is_none() && section.value("methods").is_some();
         let methods = methods.map_or(Methods::Any, |list: Vec<Method>| Methods::Only(list));
         let fault = |key: &str, message: String| {
             reader.fault(
@@ -301,6 +322,14 @@ fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -
                 "methods",
                 "the list is empty; leave the key out to take every method".to_owned(),
             );
+        }
+        if let Methods::Only(list) = &methods
+            && let Some(twice) = list
+                .iter()
+                .enumerate()
+                .find_map(|(n, m)| list.iter().take(n).find(|o| *o == m))
+        {
+            fault("methods", format!("\"{twice}\" is listed twice; once is enough"));
         }
         if let Some(name) = &plugin {
             match plugins.iter().find(|p| p.name == *name) {
@@ -335,7 +364,8 @@ fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -
                 "nobody can sign in: no plugin has `policy = \"auth\"`".to_owned(),
             );
         }
-        if let Some(path) = &path {
+        // A list that can't be read says nothing about what the route takes.
+        if let (Some(path), false) = (&path, methods_faulty) {
             match taken.add(path, &methods, (), specs.len()) {
                 Ok(()) => {}
                 Err(AddError::Pattern(error)) => fault("path", format!("\"{path}\": {error}")),

@@ -182,8 +182,8 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec!["berth.toml:4:10: plugins.b.policy: \"a\" is the auth policy already, and there is one of each"],
         ),
         (
-            "[plugins.a]\ncomponent = \"a\"\nreuse = \"serial\"\n".into(),
-            vec!["berth.toml:3:9: plugins.a.reuse: \"serial\" isn't available yet; leave the key out for \"none\""],
+            "[plugins.a]\ncomponent = \"a\"\nreuse = \"concurrent\"\n".into(),
+            vec!["berth.toml:3:9: plugins.a.reuse: \"concurrent\" isn't available yet; there is \"none\" and \"serial\""],
         ),
         (
             "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, sql = true }\n".into(),
@@ -262,6 +262,18 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             "[[routes]]\npath = \"/a\"\nplugin = \"zzzzzzzz\"\naccess = \"public\"\n".into(),
             vec!["berth.toml:3:10: routes[0].plugin: there is no plugin \"zzzzzzzz\"; add a table [plugins.zzzzzzzz]"],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nreuse_count = 7\n".into(),
+            vec!["berth.toml:3:15: plugins.a.reuse_count: means nothing without `reuse = \"serial\"`; add it, or leave this out"],
+        ),
+        (
+            route("\"/x\"", "access = \"public\"\nmethods = [\"GET\", \"GET\"]"),
+            vec!["berth.toml:7:11: routes[0].methods: \"GET\" is listed twice; once is enough"],
+        ),
+        (
+            route("\"/health\"", "access = \"public\"\nmethods = [\"GTE\"]"),
+            vec!["berth.toml:7:12: routes[0].methods: \"GTE\" is not a method; did you mean \"GET\"?"],
         ),
         ("routes = 7\n".into(), vec!["berth.toml:1:10: routes: must be an array of tables, written as [[routes]]"]),
         ("plugins = []\n".into(), vec!["berth.toml:1:11: plugins: must be a table, not an array"]),

@@ -7,6 +7,7 @@ use http::Method;
 
 use super::read::{Value, nearest};
 use crate::runtime::plugin::Policy;
+use crate::runtime::reuse::Reuse;
 use crate::state::Access;
 
 /// A value, or what is wrong with it.
@@ -120,14 +121,21 @@ pub(super) fn policy(value: &Value) -> Parsed<Policy> {
         .ok_or_else(|| unknown("policy", &text, &known))
 }
 
-pub(super) fn reuse(value: &Value) -> Parsed<()> {
+/// Requests that a serially reused instance serves unless the manifest says otherwise.
+const REUSE_COUNT: u32 = 1_000;
+
+pub(super) fn reuse(value: &Value) -> Parsed<Reuse> {
     let text = text(value)?;
     match text.as_str() {
-        "none" => Ok(()),
-        "serial" | "concurrent" => Err(format!(
-            "\"{text}\" isn't available yet; leave the key out for \"none\""
-        )),
-        _ => Err(unknown("kind of reuse", &text, &["none"])),
+        "none" => Ok(Reuse::None),
+        "serial" => Ok(Reuse::Serial {
+            count: REUSE_COUNT,
+            random: false,
+        }),
+        "concurrent" => {
+            Err("\"concurrent\" isn't available yet; there is \"none\" and \"serial\"".to_owned())
+        }
+        _ => Err(unknown("kind of reuse", &text, &["none", "serial"])),
     }
 }
 

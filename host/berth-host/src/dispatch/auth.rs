@@ -11,13 +11,12 @@ use crate::body::ReplyBody;
 use crate::error::{Error, FieldError, PolicyProblem};
 use crate::gate::AuthCall;
 use crate::respond::{self, Success};
-use crate::runtime::instance::{self, Ctx, Origin};
+use crate::runtime::instance::{Exports, Instance, Origin};
 use crate::runtime::limits::{Meter, metered};
-use crate::runtime::plugin::Pre;
+use crate::runtime::plugin::Version;
 use crate::runtime::trap;
 use crate::serve::Record;
 use crate::state::Host;
-use bindings::AuthPolicyPre;
 use bindings::berth::policy::types::{Principal, Problem, RequestInfo};
 
 /// Generated from `wit/policy`.
@@ -150,7 +149,7 @@ pub const AUTH_ROUTES: &[AuthRoute] = &[
     },
 ];
 
-/// Call the policy in a fresh instance.
+/// Call the policy.
 ///
 /// # Errors
 /// The policy's own refusal, or its failure.
@@ -170,22 +169,22 @@ pub async fn call(
     } = call;
     let limits = plugin.limits;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
-    let Pre::Auth(pre) = &version.pre else {
-        return Err(Error::Internal(
-            "the auth route leads to a plugin that is no auth policy".to_owned(),
-        ));
-    };
     let meter = Arc::new(Meter::new(limits.cpu));
-    record.runs(&meter, admission.queued);
-    let mut store = instance::store(&host.runtime, Arc::clone(&origin), &meter, admission);
+    record.runs(&meter, admission.queued());
+    let mut instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
     let invoked = timeout(
         limits.wall,
-        metered(&meter, invoke(&mut store, pre, op, info, caller, input)),
+        metered(&meter, invoke(&mut instance, &version, op, info, caller, input)),
     )
     .await;
     let error = match invoked {
-        Ok(Ok(Ok(output))) => return encode(op, &output),
-        Ok(Ok(Err(problem))) => return Err(Error::Problem(refusal(problem))),
+        Ok(Ok(result)) => {
+            instance.release(&version, &host.instances);
+            return match result {
+                Ok(output) => encode(op, &output),
+                Err(problem) => Err(Error::Problem(refusal(problem))),
+            };
+        }
         Ok(Err(error)) => trap::classify(&error, &meter),
         Err(_) => Error::Guest(too_late("the policy had not answered", limits.wall)),
     };
@@ -194,14 +193,24 @@ pub async fn call(
 }
 
 async fn invoke(
-    store: &mut wasmtime::Store<Ctx>,
-    pre: &AuthPolicyPre<Ctx>,
+    instance: &mut Instance,
+    version: &Version,
     op: AuthOp,
     info: RequestInfo,
     caller: Option<Principal>,
     input: Input,
 ) -> wasmtime::Result<Result<Output, Problem>> {
-    let policy = pre.instantiate_async(&mut *store).await?;
+    instance.start(&version.pre).await?;
+    let Instance {
+        store,
+        exports: Some(Exports::Auth(policy)),
+        ..
+    } = instance
+    else {
+        return Err(wasmtime::Error::msg(
+            "the auth route leads to a plugin that is no auth policy",
+        ));
+    };
     let auth = policy.berth_policy_auth();
     let caller = caller.as_ref();
     Ok(match (op, input, caller) {

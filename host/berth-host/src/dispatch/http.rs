@@ -3,7 +3,7 @@
 //! The driver owns the store. Until the response head it is polled by the connection's own task, so that a handler
 //! that answers at once costs no task of its own, and a client that leaves drops it, store and all. If the guest is
 //! still at work when the head is there (a streaming body, work after the answer), the driver goes on in a task,
-//! watched by [`watch`].
+//! watched by `watch`.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -17,16 +17,17 @@ use http::{Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{sleep, timeout};
-use wasmtime::{AsContextMut, Store};
+use wasmtime::AsContextMut;
 use wasmtime_wasi_http::handler::{Prepared, ProxyPre};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use super::{report, too_late};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
+use crate::caps::outgoing::is_ours;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::HttpCall;
 use crate::respond;
-use crate::runtime::instance::{self, Ctx, Origin};
+use crate::runtime::instance::{Exports, Instance, Origin};
 use crate::runtime::limits::{Meter, metered};
 use crate::runtime::plugin::{Pre, Version};
 use crate::runtime::trap;
@@ -58,14 +59,15 @@ pub async fn call(
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
     let meter = Arc::new(Meter::new(limits.cpu));
-    record.runs(&meter, admission.queued);
+    record.runs(&meter, admission.queued());
     let stream = Arc::new(Stream::default());
-    let store = instance::store(&host.runtime, Arc::clone(&origin), &meter, admission);
+    let instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
     let request = into_guest(request, &version, &stream, meter.base(), host.limits.idle_time)?;
 
     let (head_tx, mut head_rx) = oneshot::channel();
     let run = Run {
-        store,
+        host: Arc::clone(host),
+        instance,
         version,
         meter: Arc::clone(&meter),
         stream: Arc::clone(&stream),
@@ -123,7 +125,8 @@ pub async fn call(
 
 /// Everything that one run of a guest needs.
 struct Run {
-    store: Store<Ctx>,
+    host: Arc<Host>,
+    instance: Instance,
     version: Arc<Version>,
     meter: Arc<Meter>,
     stream: Arc<Stream>,
@@ -134,19 +137,15 @@ impl Run {
     /// first, so that [`Stream::die`] finds it while the store is still alive.
     async fn drive(self, request: Request<WasiBody>, head_tx: oneshot::Sender<Head>) -> Result<(), Error> {
         let Self {
-            mut store,
+            host,
+            mut instance,
             version,
             meter,
             stream,
         } = self;
-        let Pre::Http(pre) = &version.pre else {
-            return Err(Error::Internal(
-                "the route leads to a plugin that is no handler".to_owned(),
-            ));
-        };
         let (tx, mut rx) = oneshot::channel();
         let outcome = {
-            let mut run = pin!(metered(&meter, run(&mut store, pre, request, tx)));
+            let mut run = pin!(metered(&meter, run(&mut instance, &version.pre, request, tx)));
             let mut ended = None;
             let head = poll_fn(|cx| {
                 if ended.is_none()
@@ -162,6 +161,14 @@ impl Run {
             })
             .await;
             match (head, ended) {
+                (Some(Ok(response)), _) if response.status().is_informational() => {
+                    // An interim status is the connection's business; as a final one it desynchronises it.
+                    let cause = format!(
+                        "the handler answered with the interim status {}",
+                        response.status()
+                    );
+                    return Err(Error::Guest(Fault::new(Trap::Refused, cause)));
+                }
                 (Some(Ok(response)), ended) => {
                     let (parts, body) = response.into_parts();
                     stream.attach(body);
@@ -177,27 +184,43 @@ impl Run {
                 (None, _) => return Err(no_response()),
             }
         };
-        outcome.map_err(|error| {
-            let error = trap::classify(&error, &meter);
-            // Before the store is dropped, or its closing channels would read as a finished body.
-            stream.die(fault_of(&error));
-            error
-        })
+        match outcome {
+            Ok(()) => {
+                instance.release(&version, &host.instances);
+                Ok(())
+            }
+            Err(error) => {
+                let error = trap::classify(&error, &meter);
+                // Before the store is dropped, or its closing channels would read as a finished body.
+                stream.die(fault_of(&error));
+                Err(error)
+            }
+        }
     }
 }
 
 /// One call of the handler, and whatever it still does afterwards.
 async fn run(
-    store: &mut Store<Ctx>,
-    pre: &ProxyPre<Ctx>,
+    instance: &mut Instance,
+    pre: &Pre,
     request: Request<WasiBody>,
     tx: oneshot::Sender<wasmtime::Result<Response<WasiBody>>>,
 ) -> wasmtime::Result<()> {
-    let proxy = pre.instantiate_async(&mut *store).await?;
+    instance.start(pre).await?;
+    let Instance {
+        store,
+        exports: Some(Exports::Http(proxy)),
+        ..
+    } = instance
+    else {
+        return Err(wasmtime::Error::msg(
+            "the route leads to a plugin that is no handler",
+        ));
+    };
     store
         .run_concurrent(async |accessor| -> wasmtime::Result<()> {
             let prepared = accessor.with(|mut store| {
-                Prepared::new(store.as_context_mut(), &proxy, request, WasiHttpView::http, tx)
+                Prepared::new(store.as_context_mut(), proxy, request, WasiHttpView::http, tx)
             })?;
             // Deadlines are kept outside: a timer in here isn't polled while the guest is in a host call.
             prepared.run(accessor, std::future::pending()).await?;
@@ -250,10 +273,14 @@ async fn watch(
     let error = match end {
         End::Ran(Ok(())) => return,
         End::Ran(Err(error)) => error,
-        End::Gone => Error::Guest(Fault::new(
-            Trap::ClientGone,
-            "the client left during the response body",
-        )),
+        // Counted by the request's own record.
+        End::Gone => {
+            stream.die(Fault::new(
+                Trap::ClientGone,
+                "the client left during the response body",
+            ));
+            return;
+        }
         End::Stuck => Error::Guest(too_late("the response body made no progress", patience)),
     };
     stream.die(fault_of(&error));
@@ -271,6 +298,13 @@ fn into_guest(
 ) -> Result<Request<WasiBody>, Error> {
     let (mut parts, body) = request.into_parts();
     strip(&mut parts.headers);
+    if parts.uri.authority().is_none() {
+        // Only HTTP/1.0 gets here without one; wasi:http can't do without.
+        parts
+            .headers
+            .entry(header::HOST)
+            .or_insert(http::HeaderValue::from_static("localhost"));
+    }
     if matches!(version.pre, Pre::Http(ProxyPre::P3(_))) && parts.uri.authority().is_none() {
         let host = parts
             .headers
@@ -294,6 +328,16 @@ fn into_guest(
     Ok(Request::from_parts(parts, body))
 }
 
+/// Headers of the message that a client must not take away by naming them in `Connection`.
+const ESSENTIAL: [http::HeaderName; 6] = [
+    header::CONNECTION,
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::TRANSFER_ENCODING,
+    header::AUTHORIZATION,
+];
+
 /// Headers that `Connection` names are the connection's (RFC 9110 section 7.6.1); the fixed ones are dropped where
 /// the guest's header map is made. `berth-*` headers speak for the host and can't come from a client.
 fn strip(headers: &mut http::HeaderMap) {
@@ -303,13 +347,9 @@ fn strip(headers: &mut http::HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| *name != header::CONNECTION)
+        .filter(|name| !ESSENTIAL.contains(name))
         .collect();
-    let ours: Vec<http::HeaderName> = headers
-        .keys()
-        .filter(|k| k.as_str().starts_with("berth-"))
-        .cloned()
-        .collect();
+    let ours: Vec<http::HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
     for name in named.into_iter().chain(ours) {
         headers.remove(name);
     }
@@ -339,7 +379,7 @@ fn refusal(error: &wasmtime::Error, meter: &Meter) -> Error {
     if is_code {
         return Error::Guest(Fault::new(
             Trap::Refused,
-            format!("the handler answered with an error code: {error:#}"),
+            trap::bounded(format!("the handler answered with an error code: {error:#}")),
         ));
     }
     if error.is::<wasmtime::Trap>() || error.is::<wasmtime_wasi::I32Exit>() || meter.is_exhausted() {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::Fault;
 use std::time::Duration;
 
 fn problem_of(status: u16, code: &str, detail: &str) -> Error {

@@ -20,7 +20,7 @@ use super::link;
 pub struct RuntimeSettings {
     /// How many instances may live at once, over all plugins.
     pub instances: u32,
-    /// Worker threads; also the number of hog permits.
+    /// Worker threads. All but one may be taken by hogs.
     pub workers: usize,
     /// The largest memory limit of any plugin, in bytes.
     pub max_memory: usize,
@@ -103,7 +103,7 @@ impl Runtime {
         Ok(Self {
             engine,
             linker,
-            hogs: Arc::new(Semaphore::new(settings.workers.max(1))),
+            hogs: Arc::new(Semaphore::new(settings.workers.saturating_sub(1).max(1))),
             budget: Arc::new(Budget::new(settings.memory_budget)),
             reset,
             settings,

@@ -1,24 +1,28 @@
-//! What one store holds, and how it is made.
+//! What one store holds, how an instance is made, and when one may be used again.
 //!
-//! Scope of the state: everything in [`Ctx`] belongs to one store, and a store serves one request. What the plugin
-//! shares over requests is in [`Plugin`], what the process shares in [`Runtime`].
+//! Scope of the state: everything in [`Ctx`] belongs to one store. What belongs to the request that the store serves now
+//! is replaced for the next one (`Instance::renew`); what the plugin shares over requests is in [`Plugin`], what the
+//! process shares in [`Runtime`].
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::engine::Runtime;
 use super::limits::{Limiter, Meter, on_epoch};
-use super::plugin::{Plugin, Version};
-use crate::admit::Admission;
+use super::plugin::{Plugin, Pre, Version};
+use crate::admit::{Admission, Instances, Place};
 use crate::caps::outgoing::Outgoing;
 use crate::caps::stdio::GuestOutput;
+use crate::dispatch::auth::bindings::AuthPolicy;
 
 /// Host resources (bodies, streams, pollables …) that one store may hold at once. wasmtime's default is a million.
 const MAX_RESOURCES: usize = 4_096;
@@ -28,6 +32,8 @@ const MAX_LIFTED: usize = 4 * 1024 * 1024;
 const MAX_FIELDS: usize = 128 * 1024;
 /// Lines (log calls and standard output together) that one request may write.
 const MAX_LINES: u32 = 128;
+/// Host resources that an instance may have left over from its requests and still be used again.
+const MAX_LEFT_OVER: usize = 16;
 
 /// Which request a store works for; host functions and log lines read it.
 #[derive(Debug)]
@@ -72,6 +78,21 @@ impl Origin {
     }
 }
 
+/// The origin of a store's present request, for what outlives one request inside the store (its standard output).
+#[derive(Debug)]
+pub struct CurrentOrigin(Mutex<Arc<Origin>>);
+
+impl CurrentOrigin {
+    /// The present one.
+    pub fn get(&self) -> Arc<Origin> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, origin: Arc<Origin>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = origin;
+    }
+}
+
 /// The data of one store.
 pub struct Ctx {
     table: ResourceTable,
@@ -79,9 +100,15 @@ pub struct Ctx {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     limiter: Limiter,
+    meter: Arc<Meter>,
+    hogs: Arc<Semaphore>,
+    current: Arc<CurrentOrigin>,
     origin: Arc<Origin>,
-    /// Given back when the store is dropped, and not before: the instance's memory is in use until then.
-    _admission: Admission,
+    /// The request's place in its plugin's share; given back when it is done with the store.
+    place: Option<Place>,
+    /// The store's place among the host's instances. Given back when the store is dropped, and not before: its memory
+    /// is in use until then.
+    _instance: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for Ctx {
@@ -118,12 +145,110 @@ impl WasiHttpView for Ctx {
     }
 }
 
-/// A fresh store for one request. WASI is there because every toolchain imports it, and empty: no arguments, no
-/// environment, no folders, no sockets; standard output goes to the log.
-pub fn store(runtime: &Runtime, origin: Arc<Origin>, meter: &Arc<Meter>, admission: Admission) -> Store<Ctx> {
+/// The exports of an instance, by what it is.
+pub enum Exports {
+    /// An `auth` policy.
+    Auth(AuthPolicy),
+    /// A `wasi:http` handler.
+    Http(Proxy),
+}
+
+/// A store with an instance in it, or about to have one.
+pub struct Instance {
+    /// The store.
+    pub store: Store<Ctx>,
+    /// What it exports; nothing until it is instantiated.
+    pub exports: Option<Exports>,
+    /// Requests that it may still serve, the present one included.
+    uses: u32,
+    /// Memory and table elements when it was instantiated.
+    born_with: (usize, usize),
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance")
+            .field("uses", &self.uses)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// For one request: the idle one that the admission brought, or a fresh store.
+    pub fn obtain(runtime: &Runtime, origin: Arc<Origin>, meter: &Arc<Meter>, admission: Admission) -> Self {
+        match admission {
+            Admission::Idle { mut instance, place } => {
+                instance.renew(origin, meter, place);
+                *instance
+            }
+            Admission::Fresh { place, instance } => Self {
+                uses: origin.plugin.reuse.uses(),
+                store: store(runtime, origin, meter, place, instance),
+                exports: None,
+                born_with: (0, 0),
+            },
+        }
+    }
+
+    /// Run the component's start functions, unless that was done for an earlier request. Takes guest CPU time.
+    ///
+    /// # Errors
+    /// A trap, a limit, or a pool without a free slot.
+    pub async fn start(&mut self, pre: &Pre) -> wasmtime::Result<()> {
+        if self.exports.is_none() {
+            self.exports = Some(match pre {
+                Pre::Auth(pre) => Exports::Auth(pre.instantiate_async(&mut self.store).await?),
+                Pre::Http(pre) => Exports::Http(pre.instantiate_async(&mut self.store).await?),
+            });
+            self.born_with = self.store.data().limiter.sizes();
+        }
+        Ok(())
+    }
+
+    /// Everything of the last request is replaced by the next one's.
+    fn renew(&mut self, origin: Arc<Origin>, meter: &Arc<Meter>, place: Place) {
+        let ctx = self.store.data_mut();
+        ctx.outgoing = Outgoing::new(Arc::clone(&origin));
+        ctx.limiter.renew(Arc::clone(meter));
+        ctx.meter = Arc::clone(meter);
+        ctx.current.set(Arc::clone(&origin));
+        ctx.origin = origin;
+        ctx.place = Some(place);
+        self.store.set_hostcall_fuel(MAX_LIFTED);
+        self.store.set_epoch_deadline(1);
+    }
+
+    /// The request has ended well. The instance waits for its plugin's next one, unless it is used up, has grown, or
+    /// holds what a request left behind.
+    pub fn release(mut self, version: &Version, instances: &Instances) {
+        self.uses = self.uses.saturating_sub(1);
+        let ctx = self.store.data_mut();
+        let grown = ctx.limiter.sizes() != self.born_with;
+        if self.uses > 0 && !grown && ctx.table.iter_mut().count() <= MAX_LEFT_OVER {
+            // Its place goes to the next request only when the instance is there for it.
+            let place = ctx.place.take();
+            version.shelf.put(self);
+            if instances.wanted() {
+                version.shelf.give_up_one();
+            }
+            drop(place);
+        }
+    }
+}
+
+/// A fresh store. WASI is there because every toolchain imports it, and empty: no arguments, no environment, no
+/// folders, no sockets; standard output goes to the log.
+fn store(
+    runtime: &Runtime,
+    origin: Arc<Origin>,
+    meter: &Arc<Meter>,
+    place: Place,
+    instance: OwnedSemaphorePermit,
+) -> Store<Ctx> {
+    let current = Arc::new(CurrentOrigin(Mutex::new(Arc::clone(&origin))));
     let mut wasi = WasiCtx::builder();
-    wasi.stdout(GuestOutput::stdout(&origin))
-        .stderr(GuestOutput::stderr(&origin))
+    wasi.stdout(GuestOutput::stdout(&current))
+        .stderr(GuestOutput::stderr(&current))
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
@@ -138,14 +263,17 @@ pub fn store(runtime: &Runtime, origin: Arc<Origin>, meter: &Arc<Meter>, admissi
         http,
         outgoing: Outgoing::new(Arc::clone(&origin)),
         limiter: Limiter::new(Arc::clone(meter), Arc::clone(&runtime.budget), memory_limit),
+        meter: Arc::clone(meter),
+        hogs: Arc::clone(&runtime.hogs),
+        current,
         origin,
-        _admission: admission,
+        place: Some(place),
+        _instance: instance,
     };
     let mut store = Store::new(&runtime.engine, ctx);
     store.limiter(|ctx| &mut ctx.limiter);
     store.set_hostcall_fuel(MAX_LIFTED);
-    let (meter, hogs) = (Arc::clone(meter), Arc::clone(&runtime.hogs));
-    store.epoch_deadline_callback(move |_| Ok(on_epoch(&meter, &hogs)));
+    store.epoch_deadline_callback(|store| Ok(on_epoch(&store.data().meter, &store.data().hogs)));
     store.set_epoch_deadline(1);
     store
 }

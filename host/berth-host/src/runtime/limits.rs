@@ -1,13 +1,14 @@
 //! What one request may use: CPU time, wall time, memory.
 //!
 //! Two clocks, because neither sees what the other sees. *CPU time* counts only while the guest's future is being
-//! polled ([`metered`]), so queueing, uploads and waiting in host calls are free; a guest that never returns from a
+//! polled ([`metered`]), so queueing, uploads and waiting in host calls are free (being descheduled on a
+//! crowded machine is not); a guest that never returns from a
 //! poll is caught by the epoch callback ([`on_epoch`]), which runs inside the guest every [`TICK`]. *Wall time* is a
 //! timer outside the store ([`crate::dispatch`]), which catches a guest that is parked in a host call.
 //!
 //! At each tick the guest also gives its worker thread back, or two spinning guests would stop a two-core host.
 //! A request that has used more than [`FREE_TICKS`] ticks is a *hog*: from then on it runs only with one of as many
-//! permits as there are workers, so that any number of spinning guests leaves the threads free every 10 ms.
+//! permits as there are workers but one (one at least), so that a thread is left for everybody else.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -50,10 +51,12 @@ pub struct Meter {
 pub enum Refused {
     /// Nothing was.
     Nothing = 0,
-    /// Linear memory.
+    /// Linear memory, by the store's own limit.
     Memory = 1,
     /// Table elements.
     Table = 2,
+    /// Linear memory, by the budget of the process.
+    Budget = 3,
 }
 
 impl Meter {
@@ -91,6 +94,7 @@ impl Meter {
         match self.refused.load(Ordering::Relaxed) {
             1 => Refused::Memory,
             2 => Refused::Table,
+            3 => Refused::Budget,
             _ => Refused::Nothing,
         }
     }
@@ -238,6 +242,18 @@ impl Limiter {
     }
 }
 
+impl Limiter {
+    /// Count for another request from now on. What the store has, it keeps.
+    pub fn renew(&mut self, meter: Arc<Meter>) {
+        self.meter = meter;
+    }
+
+    /// Bytes of memory and elements of tables that the store has.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.memory, self.table)
+    }
+}
+
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
@@ -247,8 +263,12 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current);
         let total = self.memory.saturating_add(more);
-        if total > self.memory_limit || maximum.is_some_and(|m| desired > m) || !self.budget.take(more) {
+        if total > self.memory_limit || maximum.is_some_and(|m| desired > m) {
             self.meter.refuse(Refused::Memory);
+            return Ok(false);
+        }
+        if !self.budget.take(more) {
+            self.meter.refuse(Refused::Budget);
             return Ok(false);
         }
         self.memory = total;

@@ -4,6 +4,7 @@
 //! - [`plugin`]: from a file to something that can be instantiated, or a sentence that says why not.
 //! - [`link`]: what a component may import.
 //! - [`instance`]: what one store holds.
+//! - [`reuse`]: instances that serve more than one request.
 //! - [`limits`]: CPU time, memory.
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
 
@@ -12,4 +13,5 @@ pub mod instance;
 pub mod limits;
 pub mod link;
 pub mod plugin;
+pub mod reuse;
 pub mod trap;

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use super::engine::Runtime;
 use super::instance::Ctx;
 use super::link;
+use super::reuse::{Reuse, Shelf};
 use crate::admit::Slots;
 use crate::caps::settings::Settings;
 use crate::dispatch::auth::bindings::AuthPolicyPre;
@@ -73,6 +74,8 @@ pub struct PluginSpec {
     pub grants: Grants,
     /// What it may use.
     pub limits: PluginLimits,
+    /// Whether its instances serve more than one request.
+    pub reuse: Reuse,
     /// Its plain settings.
     pub settings: Settings,
 }
@@ -83,6 +86,8 @@ pub struct Plugin {
     pub name: String,
     /// Its limits.
     pub limits: PluginLimits,
+    /// Whether its instances serve more than one request.
+    pub reuse: Reuse,
     /// Its settings.
     pub settings: Settings,
     /// Its share of the host's concurrency.
@@ -109,6 +114,8 @@ pub struct Version {
     pub pre: Pre,
     /// How long compiling and linking took.
     pub took: Duration,
+    /// Its instances that wait for their next request.
+    pub shelf: Shelf,
 }
 
 impl fmt::Debug for Version {
@@ -223,6 +230,7 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> 
         digest,
         pre,
         took: started.elapsed(),
+        shelf: Shelf::default(),
     })
 }
 

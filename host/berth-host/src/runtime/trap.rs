@@ -18,9 +18,20 @@ pub fn classify(error: &wasmtime::Error, meter: &Meter) -> Error {
         return Error::Internal(format!("no slot in the instance pool: {error:#}"));
     }
     let kind = kind(error, meter);
-    let mut cause = format!("{error:?}");
+    if kind == Trap::Memory && meter.refused() == Refused::Budget {
+        // The others have it all: not this guest's fault.
+        return Error::HostBusy;
+    }
+    Error::Guest(Fault {
+        trap: kind,
+        cause: bounded(format!("{error:?}")),
+    })
+}
+
+/// A cause that is short enough for the log.
+pub fn bounded(mut cause: String) -> String {
     cause.truncate(cause.floor_char_boundary(MAX_CAUSE));
-    Error::Guest(Fault { trap: kind, cause })
+    cause
 }
 
 fn kind(error: &wasmtime::Error, meter: &Meter) -> Trap {
@@ -39,7 +50,7 @@ fn kind(error: &wasmtime::Error, meter: &Meter) -> Trap {
         _ => {}
     }
     match meter.refused() {
-        Refused::Memory => Trap::Memory,
+        Refused::Memory | Refused::Budget => Trap::Memory,
         Refused::Table => Trap::Table,
         Refused::Nothing => Trap::Unreachable,
     }
