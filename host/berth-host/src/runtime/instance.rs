@@ -146,6 +146,10 @@ impl WasiHttpView for Ctx {
 }
 
 /// The exports of an instance, by what it is.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per store, and a box would be an allocation per request"
+)]
 pub enum Exports {
     /// An `auth` policy.
     Auth(AuthPolicy),
