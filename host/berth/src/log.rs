@@ -3,7 +3,7 @@
 //! The buffer is bounded. When a reader is so slow that it overflows, lines are dropped, and how many is said as soon
 //! as there is room again. Never logged: passwords, tokens, keys, bodies, query strings.
 
-use std::io::{BufWriter, IsTerminal, stderr};
+use std::io::{self, BufWriter, IsTerminal, Write, stderr};
 use std::thread;
 use std::time::Duration;
 
@@ -17,13 +17,15 @@ use crate::args::LogFormat;
 const BUFFERED_LINES: usize = 8 * 1024;
 /// Bytes that are written in one go under load.
 const BUFFER: usize = 64 * 1024;
+/// How long lines are gathered after a write.
+const GATHER: Duration = Duration::from_millis(1);
 /// How often dropped lines are looked for.
 const REPORT: Duration = Duration::from_secs(5);
 
 /// Start logging. Lines that are still buffered are written when the guard is dropped.
 pub(crate) fn start(format: LogFormat) -> WorkerGuard {
     // The thread flushes whenever nothing waits, so a buffer delays no line and saves a write for each under load.
-    let output = BufWriter::with_capacity(BUFFER, stderr());
+    let output = Batched(BufWriter::with_capacity(BUFFER, stderr()));
     let builder = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(BUFFERED_LINES);
@@ -65,4 +67,20 @@ pub(crate) fn start(format: LogFormat) -> WorkerGuard {
         }
     });
     guard
+}
+
+/// A writer whose thread rests a moment after each flush. Meanwhile lines gather, and writing them down wakes nobody:
+/// waking the thread and switching to it for every single line costs a fifth of a typed call on two cores.
+struct Batched<W>(W);
+
+impl<W: Write> Write for Batched<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        thread::sleep(GATHER);
+        Ok(())
+    }
 }

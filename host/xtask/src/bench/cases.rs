@@ -1,9 +1,7 @@
 //! What is measured: a table of cases and a table of ratios. A new case is one line in each.
 //!
 //! A case is a server and a request. Servers that are equal are started once and shared. A variant of berth is
-//! a [`Setup`]: for instances that are reused, add a constant like
-//! `REUSED: Setup = Setup { name: "berth-reused", reuse: &[("auth", "serial"), ("hello-p3", "concurrent")] }`
-//! and cases that name it. A case during which something else happens, such as swaps, names it in `meanwhile`.
+//! a [`Setup`]. A case during which something else happens, such as swaps, names it in `meanwhile`.
 
 use super::request::Request;
 use crate::failure::Failure;
@@ -66,6 +64,12 @@ const FRESH: Setup = Setup {
     reuse: &[],
 };
 
+/// One request after another on the same instances.
+const REUSED: Setup = Setup {
+    name: "berth-reused",
+    reuse: &[("auth", "serial"), ("hello", "serial"), ("hello-p3", "serial")],
+};
+
 /// The reuse is the CLI's default for 0.2, spelled out so that it shows in the report. `-Scli` because a guest
 /// in Rust imports `wasi:cli` through its standard library.
 const SERVE02: Cli = Cli {
@@ -115,6 +119,9 @@ pub(super) const CASES: &[Case] = &[
     Case { key: "typed-fresh",  server: Server::Berth(&FRESH),           request: VERIFY_EMAIL, meanwhile: None },
     Case { key: "http02-fresh", server: Server::Berth(&FRESH),           request: HELLO,        meanwhile: None },
     Case { key: "http03-fresh", server: Server::Berth(&FRESH),           request: HELLO_P3,     meanwhile: None },
+    Case { key: "typed-reused",  server: Server::Berth(&REUSED),         request: VERIFY_EMAIL, meanwhile: None },
+    Case { key: "http02-reused", server: Server::Berth(&REUSED),         request: HELLO,        meanwhile: None },
+    Case { key: "http03-reused", server: Server::Berth(&REUSED),         request: HELLO_P3,     meanwhile: None },
     Case { key: "serve02",      server: Server::WasmtimeServe(&SERVE02), request: HELLO,        meanwhile: None },
     Case { key: "serve03",      server: Server::WasmtimeServe(&SERVE03), request: HELLO,        meanwhile: None },
 ];
@@ -127,6 +134,9 @@ pub(super) const RATIOS: &[Ratio] = &[
     Ratio { key: "http03-fresh/hyper",  over: "http03-fresh", under: "hyper-get", meaning: "the same, for a 0.3 handler: the same GET" },
     Ratio { key: "http02-fresh/serve",  over: "http02-fresh", under: "serve02",   meaning: "the same component, a fresh instance each in both" },
     Ratio { key: "http03-fresh/serve",  over: "http03-fresh", under: "serve03",   meaning: "the same component; the CLI reuses its instances" },
+    Ratio { key: "typed-reused/hyper",  over: "typed-reused",  under: "hyper",    meaning: "what the component costs without making its instance" },
+    Ratio { key: "http02-reused/serve", over: "http02-reused", under: "serve02",  meaning: "the same component; the CLI makes a fresh instance" },
+    Ratio { key: "http03-reused/serve", over: "http03-reused", under: "serve03",  meaning: "the same component, instances used again in both" },
     Ratio { key: "typed-fresh/serve02", over: "typed-fresh",  under: "serve02",   meaning: "a typed policy instead of a handler, fresh in both" },
 ];
 

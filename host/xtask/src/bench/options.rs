@@ -24,6 +24,8 @@ Cases:
   typed-fresh   berth,          the POST, answered by a typed policy
   http02-fresh  berth,          the GET, answered by a WASI 0.2 handler
   http03-fresh  berth,          the GET, answered by a WASI 0.3 handler
+  typed-reused, http02-reused, http03-reused
+                berth,          the same with serial reuse
   serve02       wasmtime serve, the same 0.2 handler, a fresh instance per request
   serve03       wasmtime serve, the same 0.3 handler, with the CLI's default reuse
 
