@@ -43,11 +43,6 @@ impl PluginMetrics {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
-
-    /// How many requests got an answer.
-    pub fn requests(&self) -> u64 {
-        self.by_class.iter().map(|c| c.load(Ordering::Relaxed)).sum()
-    }
 }
 
 fn add(counter: &AtomicU64, duration: Duration) {
