@@ -129,7 +129,9 @@ impl Berth {
                 )
             })
         };
-        let address = line("berth listens on http://").parse().expect("an address");
+        let address = line("berth listens on http");
+        let (_, address) = address.split_once("://").expect("a scheme");
+        let address = address.parse().expect("an address");
         let admin = line("berth admin on http://").parse().expect("an address");
         line("ready in ");
         Self {

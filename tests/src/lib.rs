@@ -13,6 +13,7 @@
 )]
 
 pub mod berth;
+pub mod http2;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::caps::outgoing::{is_forbidden, is_ours};
 use crate::error::{Fault, Trap};
+use crate::listen::StreamGuard;
 use crate::serve::Record;
 
 /// An answer's body could not be finished; hyper aborts the connection, so that the caller sees a broken body.
@@ -25,7 +26,11 @@ pub struct Truncated(&'static str);
 
 /// The body of an answer: bytes at hand, or a stream that a guest is still writing.
 #[derive(Debug)]
-pub struct ReplyBody(Inner);
+pub struct ReplyBody {
+    inner: Inner,
+    /// The HTTP/2 stream that it goes out on is open as long as this is here.
+    stream: Option<StreamGuard>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -34,25 +39,34 @@ enum Inner {
 }
 
 impl ReplyBody {
+    fn new(inner: Inner) -> Self {
+        Self { inner, stream: None }
+    }
+
+    /// Keep the mark of the stream that it goes out on.
+    pub(crate) fn hold(&mut self, stream: StreamGuard) {
+        self.stream = Some(stream);
+    }
+
     /// No bytes at all.
     pub fn empty() -> Self {
-        Self(Inner::Full(None))
+        Self::new(Inner::Full(None))
     }
 
     /// These bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self(Inner::Full((!bytes.is_empty()).then_some(bytes)))
+        Self::new(Inner::Full((!bytes.is_empty()).then_some(bytes)))
     }
 
     /// A guest's stream.
     pub fn guest(body: GuestBody) -> Self {
-        Self(Inner::Guest(Box::new(body)))
+        Self::new(Inner::Guest(Box::new(body)))
     }
 
     /// Let the log line of the request wait for the end of the stream. Returned when there is nothing to wait for.
     pub fn attach(&mut self, record: Record) -> Option<Record> {
-        match &mut self.0 {
+        match &mut self.inner {
             Inner::Full(_) => Some(record),
             // A body without bytes: hyper won't ask for its end.
             Inner::Guest(body) if body.is_at_end() => {
@@ -75,21 +89,25 @@ impl Body for ReplyBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
-        match &mut self.get_mut().0 {
+        let this = self.get_mut();
+        if let Some(stream) = &this.stream {
+            stream.moved();
+        }
+        match &mut this.inner {
             Inner::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Inner::Guest(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Full(bytes) => bytes.is_none(),
             Inner::Guest(body) => body.is_at_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::Guest(body) => body.size.map_or_else(SizeHint::default, SizeHint::with_exact),
         }

@@ -33,14 +33,16 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug)]
 pub struct Peer {
     ip: String,
+    secure: bool,
     host: Arc<Host>,
 }
 
 impl Peer {
-    /// The other end of a connection.
-    pub fn new(address: SocketAddr, host: Arc<Host>) -> Self {
+    /// The other end of a connection; `secure` with TLS.
+    pub fn new(address: SocketAddr, secure: bool, host: Arc<Host>) -> Self {
         Self {
             ip: address.ip().to_canonical().to_string(),
+            secure,
             host,
         }
     }
@@ -112,6 +114,15 @@ fn check_head(request: &Request<Incoming>, limit: usize) -> Result<(), Error> {
         return Err(Error::InvalidHead("it has more than one Host header"));
     }
     match first {
+        // In HTTP/2 `:authority` stands for it, and wins over it (RFC 9113 section 8.3.1).
+        _ if request.version() == HttpVersion::HTTP_2 => match request.uri().authority() {
+            Some(authority) if !authority.as_str().contains('@') => Ok(()),
+            Some(_) => Err(Error::InvalidHead("its :authority is not a host")),
+            None if first.is_some_and(|host| is_host(host.as_bytes())) => Ok(()),
+            None => Err(Error::InvalidHead(
+                "it has neither an :authority nor a Host header",
+            )),
+        },
         None if request.version() == HttpVersion::HTTP_11 => Err(Error::InvalidHead("it has no Host header")),
         // An authority without user information; an empty Host is for targets without one, which no route is.
         Some(host) if !is_host(host.as_bytes()) => Err(Error::InvalidHead("its Host header is not a host")),
@@ -178,6 +189,11 @@ impl Record {
     /// The client's address, without a port.
     pub fn client_ip(&self) -> &str {
         &self.peer.ip
+    }
+
+    /// Whether the request came through TLS.
+    pub fn is_secure(&self) -> bool {
+        self.peer.secure
     }
 
     /// Which plugin answers; no version if it could not be loaded.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::admit::{Instances, Slots};
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
+use crate::listen::tls::TlsFiles;
 use crate::metrics::PluginMetrics;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
@@ -54,6 +55,8 @@ pub struct HostLimits {
     pub idle_time: Duration,
     /// Connections at once.
     pub connections: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub http2_streams: u32,
     /// Instances at once, over all plugins.
     pub instances: u32,
     /// Linear memory of all guests together, in bytes.
@@ -67,6 +70,8 @@ pub struct HostLimits {
 pub struct HostSpec {
     /// The address for callers.
     pub listen: SocketAddr,
+    /// TLS for callers, if they have it.
+    pub tls: Option<TlsFiles>,
     /// The address for operators, if there is one.
     pub admin: Option<SocketAddr>,
     /// Limits of the host.

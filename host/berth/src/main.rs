@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use berth_host::config;
+use berth_host::listen::tls::Tls;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
 use berth_host::state::{Host, HostSpec};
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Args, Command, LogFormat, ServeArgs};
@@ -59,14 +61,30 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
             .iter_mut()
             .for_each(|plugin| plugin.reuse = plugin.reuse.for_development());
     }
+    let tls = match spec.tls.clone().map(Tls::new).transpose() {
+        Ok(tls) => tls.map(Arc::new),
+        Err(error) => {
+            eprintln!("berth: {error}");
+            return ExitCode::from(EXIT_FAULTY);
+        }
+    };
     let _guard = log::start(args.log_format.unwrap_or(format));
+    // Every connection needs a descriptor, and the usual soft limit of 1024 is for programs that use select(2).
+    let descriptors = raise_descriptor_limit();
+    if descriptors.is_some_and(|have| have < spec.limits.connections as u64) {
+        tracing::warn!(
+            target: "berth",
+            descriptors, connections = spec.limits.connections,
+            "fewer file descriptors than `http.connections`: raise the limit (ulimit -n) or lower the setting",
+        );
+    }
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(spec, workers)),
+        Ok(runtime) => runtime.block_on(run(spec, tls, workers)),
         Err(error) => Err(format!("the worker threads can't be started: {error}")),
     };
     match ended {
@@ -78,7 +96,17 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
     }
 }
 
-async fn run(spec: HostSpec, workers: usize) -> Result<(), String> {
+/// Ask for as many file descriptors as this process may have, and say how many that is; nothing if unlimited.
+fn raise_descriptor_limit() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(target: "berth", %error, "the limit of file descriptors stays as it is");
+    }
+    getrlimit(Resource::Nofile).current
+}
+
+async fn run(spec: HostSpec, tls: Option<Arc<Tls>>, workers: usize) -> Result<(), String> {
     let started = Instant::now();
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
@@ -101,16 +129,17 @@ async fn run(spec: HostSpec, workers: usize) -> Result<(), String> {
         .as_ref()
         .map(|o| format!("berth admin on http://{}\n", o.address))
         .unwrap_or_default();
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let ready = format!("ready in {} ms\n", started.elapsed().as_millis());
     check::write(
-        &format!("berth listens on http://{}\n{admin}{ready}", callers.address),
+        &format!("berth listens on {scheme}://{}\n{admin}{ready}", callers.address),
         0,
     );
     tokio::spawn(listen::sweep(Arc::clone(&host), shutdown.clone()));
     if let Some(admin) = operators {
         tokio::spawn(listen::run_admin(Arc::clone(&host), admin, shutdown.clone()));
     }
-    tokio::spawn(listen::run(Arc::clone(&host), callers, shutdown.clone()));
+    tokio::spawn(listen::run(Arc::clone(&host), callers, tls, shutdown.clone()));
 
     let name = tokio::select! {
         _ = interrupt.recv() => "SIGINT",

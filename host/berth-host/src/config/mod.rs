@@ -17,6 +17,7 @@ use http::Method;
 
 use crate::caps::settings::Settings;
 use crate::grants::{Capability, Grants};
+use crate::listen::tls::TlsFiles;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
@@ -111,6 +112,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let listen = http
         .scalar("listen", values::address)
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let tls = tls(reader, &http);
     let admin_section = root.section("admin");
     let admin = admin_section
         .scalar("listen", values::address_or_off)
@@ -133,6 +135,9 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         connections: http
             .scalar("connections", values::count(1, 1_000_000))
             .unwrap_or(10_000) as usize,
+        http2_streams: http
+            .scalar("http2_streams", values::count(1, 10_000))
+            .unwrap_or(128),
         drain_time: http
             .scalar("drain_time", values::duration)
             .unwrap_or(Duration::from_secs(30)),
@@ -158,11 +163,40 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let routes = routes(reader, root, &plugins);
     HostSpec {
         listen,
+        tls,
         admin,
         limits: host_limits,
         plugins,
         routes,
         file: reader.file().to_owned(),
+    }
+}
+
+/// Both files or neither.
+fn tls(reader: &Reader<'_>, http: &Section<'_, '_>) -> Option<TlsFiles> {
+    let certificate = http.scalar("tls_certificate", values::path);
+    let key = http.scalar("tls_key", values::path);
+    let fault = |given: &str, missing: &str| {
+        reader.fault(
+            http.at_of(given),
+            &format!("http.{given}"),
+            format!("means nothing without `{missing}`; add it, or leave this out"),
+        );
+    };
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: reader.resolve(&certificate),
+            key: reader.resolve(&key),
+        }),
+        (Some(_), None) if http.value("tls_key").is_none() => {
+            fault("tls_certificate", "tls_key");
+            None
+        }
+        (None, Some(_)) if http.value("tls_certificate").is_none() => {
+            fault("tls_key", "tls_certificate");
+            None
+        }
+        _ => None,
     }
 }
 

@@ -37,10 +37,26 @@ fn empty_manifest_has_the_documented_defaults() {
             body_bytes: 1_048_576,
             idle_time: Duration::from_secs(30),
             connections: 10_000,
+            http2_streams: 128,
             instances: 256,
             memory_budget: 4 << 30,
             drain_time: Duration::from_secs(30),
         }
+    );
+}
+
+#[test]
+fn tls_needs_both_files() {
+    let spec = with_env("[http]\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"", &[]).unwrap();
+    let files = spec.tls.unwrap();
+    assert_eq!((files.certificate, files.key), ("c.pem".into(), "k.pem".into()));
+    assert_eq!(
+        faults("[http]\ntls_key = \"k.pem\""),
+        ["berth.toml:2:11: http.tls_key: means nothing without `tls_certificate`; add it, or leave this out"]
+    );
+    assert_eq!(
+        faults("[http]\ntls_certificate = \"c.pem\""),
+        ["berth.toml:2:19: http.tls_certificate: means nothing without `tls_key`; add it, or leave this out"]
     );
 }
 
@@ -128,7 +144,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             "[http]\nzebra = 1\n".into(),
             vec![
-                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, header_bytes, header_time, body_bytes, idle_time, connections, drain_time",
+                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
             ],
         ),
         (

@@ -168,7 +168,7 @@ pub async fn call(
         admission,
     } = call;
     let limits = plugin.limits;
-    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
+    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record));
     let meter = Arc::new(Meter::new(limits.cpu));
     record.runs(&meter, admission.queued());
     let mut instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);

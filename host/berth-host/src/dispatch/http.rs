@@ -7,7 +7,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,9 @@ use http::{Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{sleep, timeout};
-use wasmtime::AsContextMut;
-use wasmtime_wasi_http::handler::{Prepared, ProxyPre};
+use wasmtime::{AsContextMut, StoreContextMut};
+use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use super::{report, too_late};
@@ -27,7 +28,7 @@ use crate::caps::outgoing::is_ours;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::HttpCall;
 use crate::respond;
-use crate::runtime::instance::{Exports, Instance, Origin};
+use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
 use crate::runtime::limits::{Meter, metered};
 use crate::runtime::plugin::{Pre, Version};
 use crate::runtime::trap;
@@ -57,12 +58,24 @@ pub async fn call(
     } = call;
     let limits = plugin.limits;
     let is_head = request.method() == http::Method::HEAD;
-    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
+    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record));
     let meter = Arc::new(Meter::new(limits.cpu));
     record.runs(&meter, admission.queued());
     let stream = Arc::new(Stream::default());
     let instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
-    let request = into_guest(request, &version, &stream, meter.base(), host.limits.idle_time)?;
+    let scheme = if record.is_secure() {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    };
+    let request = into_guest(
+        request,
+        scheme,
+        &version,
+        &stream,
+        meter.base(),
+        host.limits.idle_time,
+    )?;
 
     let (head_tx, mut head_rx) = oneshot::channel();
     let run = Run {
@@ -219,15 +232,46 @@ async fn run(
     };
     store
         .run_concurrent(async |accessor| -> wasmtime::Result<()> {
-            let prepared = accessor.with(|mut store| {
-                Prepared::new(store.as_context_mut(), proxy, request, WasiHttpView::http, tx)
-            })?;
+            let prepared = accessor.with(|mut store| prepare(store.as_context_mut(), proxy, request, tx))?;
             // Deadlines are kept outside: a timer in here isn't polled while the guest is in a host call.
             prepared.run(accessor, std::future::pending()).await?;
             poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
             Ok(())
         })
         .await?
+}
+
+/// Start the call. What wasmtime makes of a request for 0.2 is always `http`; with TLS it is made here.
+fn prepare<'p>(
+    mut store: StoreContextMut<'_, Ctx>,
+    proxy: &'p Proxy,
+    request: Request<WasiBody>,
+    tx: oneshot::Sender<wasmtime::Result<Response<WasiBody>>>,
+) -> wasmtime::Result<Prepared<'p, Ctx>> {
+    let Proxy::P2(guest) = proxy else {
+        return Prepared::new(store, proxy, request, WasiHttpView::http, tx);
+    };
+    if !store.data().origin().secure {
+        return Prepared::new(store, proxy, request, WasiHttpView::http, tx);
+    }
+    let tx = Arc::new(Mutex::new(Some(tx)));
+    let request = store
+        .data_mut()
+        .http()
+        .new_incoming_request(p2::Scheme::Https, request)?;
+    let out = store.data_mut().http().new_response_outparam_from_callback({
+        let tx = Arc::clone(&tx);
+        move |response| {
+            let waiting = tx.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(waiting) = waiting {
+                // If nobody waits any more, the store is about to be dropped.
+                let _ = waiting.send(response.map_err(Into::into));
+            }
+        }
+    })?;
+    let handler = guest.wasi_http_incoming_handler().func_handle();
+    let call = handler.start_call_concurrent(store, (request, out))?;
+    Ok(Prepared::P2 { guest, call, tx })
 }
 
 /// Keep an eye on a driver whose head is out: stop it when nobody reads any more, or nothing moves.
@@ -291,6 +335,7 @@ async fn watch(
 /// (0.3) with an absolute target.
 fn into_guest(
     request: Request<Incoming>,
+    scheme: Scheme,
     version: &Version,
     stream: &Arc<Stream>,
     since: Instant,
@@ -298,31 +343,28 @@ fn into_guest(
 ) -> Result<Request<WasiBody>, Error> {
     let (mut parts, body) = request.into_parts();
     strip(&mut parts.headers);
-    if parts.uri.authority().is_none() {
+    let given = parts.uri.authority().is_some();
+    if !given {
         // Only HTTP/1.0 gets here without one; wasi:http can't do without.
         parts
             .headers
             .entry(header::HOST)
             .or_insert(http::HeaderValue::from_static("localhost"));
     }
-    if matches!(version.pre, Pre::Http(ProxyPre::P3(_))) && parts.uri.authority().is_none() {
-        let host = parts
-            .headers
-            .get(header::HOST)
-            .map(|h| Authority::try_from(h.as_bytes()));
-        if let Some(authority) = host {
-            let mut uri = http::uri::Parts::default();
-            uri.scheme = Some(Scheme::HTTP);
+    // 0.3 takes all of its target from here; 0.2 only the path, and the authority from Host if it isn't here. What
+    // the client calls its scheme is not asked.
+    if given || matches!(version.pre, Pre::Http(ProxyPre::P3(_))) {
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.scheme = Some(scheme);
+        if uri.authority.is_none()
+            && let Some(host) = parts.headers.get(header::HOST)
+        {
+            let authority = Authority::try_from(host.as_bytes());
             uri.authority = Some(authority.map_err(|_| Error::InvalidHead("the Host header is not a host"))?);
-            uri.path_and_query = Some(
-                parts
-                    .uri
-                    .path_and_query()
-                    .cloned()
-                    .unwrap_or_else(|| PathAndQuery::from_static("/")),
-            );
-            parts.uri = Uri::from_parts(uri).map_err(|_| Error::InvalidHead("the target is not a URI"))?;
         }
+        uri.path_and_query
+            .get_or_insert_with(|| PathAndQuery::from_static("/"));
+        parts.uri = Uri::from_parts(uri).map_err(|_| Error::InvalidHead("the target is not a URI"))?;
     }
     let body = RequestBody::new(body, Arc::clone(stream), since, patience).boxed_unsync();
     Ok(Request::from_parts(parts, body))

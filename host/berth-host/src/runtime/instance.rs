@@ -23,6 +23,7 @@ use crate::admit::{Admission, Instances, Place};
 use crate::caps::outgoing::Outgoing;
 use crate::caps::stdio::GuestOutput;
 use crate::dispatch::auth::bindings::AuthPolicy;
+use crate::serve::Record;
 
 /// Host resources (bodies, streams, pollables …) that one store may hold at once. wasmtime's default is a million.
 const MAX_RESOURCES: usize = 4_096;
@@ -44,16 +45,19 @@ pub struct Origin {
     pub version: Arc<Version>,
     /// The request's id.
     pub request_id: HeaderValue,
+    /// Whether it came through TLS.
+    pub secure: bool,
     lines: AtomicU32,
 }
 
 impl Origin {
     /// A request's origin, with all its log lines still to write.
-    pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, request_id: HeaderValue) -> Self {
+    pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, record: &Record) -> Self {
         Self {
             plugin,
             version,
-            request_id,
+            request_id: record.id().clone(),
+            secure: record.is_secure(),
             lines: AtomicU32::new(0),
         }
     }
