@@ -53,6 +53,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// How long the request has waited so far.
+    pub fn queued(&self) -> Duration {
+        self.queued
+    }
+
     /// Count more waiting.
     pub fn waited(&mut self, time: Duration) {
         self.queued += time;

@@ -1,6 +1,7 @@
 //! Bodies: the answer's, and the request's on its way into a guest.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::caps::outgoing::{is_forbidden, is_ours};
+use crate::dispatch::concurrent::Seat;
 use crate::error::{Fault, Trap};
 use crate::listen::StreamGuard;
 use crate::serve::Record;
@@ -185,6 +187,24 @@ impl Stream {
         matches!(self.lock().end, End::Complete)
     }
 
+    /// Whether its guest died, or nobody reads it any more.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.lock().end, End::Died(_))
+    }
+
+    /// Wait until the guest has died. Only as long as nobody reads the body.
+    pub async fn death(&self) -> Fault {
+        poll_fn(|cx| {
+            let mut inner = self.lock();
+            if let End::Died(fault) = &inner.end {
+                return Poll::Ready(fault.clone());
+            }
+            inner.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// The guest has died. What it had written so far is kept; a body it had finished stands.
     pub fn die(&self, fault: Fault) {
         let mut inner = self.lock();
@@ -224,9 +244,18 @@ pub struct GuestBody {
     _reader: oneshot::Sender<()>,
     finished: bool,
     record: Option<Record>,
+    /// Of a request that shares its instance with others.
+    seat: Option<(Seat, Duration)>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl GuestBody {
+    /// Keep the seat of a request that shares its instance with others. Nobody watches over such a body, so it fails by
+    /// itself when nothing comes for `patience`.
+    pub fn sit(&mut self, seat: Seat, patience: Duration) {
+        self.seat = Some((seat, patience));
+    }
+
     /// Read the body that was attached to a stream. `size` is the `Content-Length` that the guest gave. The receiver
     /// resolves when the reader is gone.
     pub fn new(stream: Arc<Stream>, since: Instant, size: Option<u64>) -> (Self, oneshot::Receiver<()>) {
@@ -240,6 +269,8 @@ impl GuestBody {
                 _reader: reader,
                 finished: false,
                 record: None,
+                seat: None,
+                timer: None,
             },
             gone,
         )
@@ -249,7 +280,7 @@ impl GuestBody {
     /// Dropping it instead would fail the guest's writes.
     pub async fn drain(mut self, bytes: usize) {
         let mut read = 0;
-        while let Some(Ok(frame)) = std::future::poll_fn(|cx| self.poll_frame(cx)).await {
+        while let Some(Ok(frame)) = poll_fn(|cx| self.poll_frame(cx)).await {
             read += frame.data_ref().map_or(0, Bytes::len);
             if read > bytes {
                 return;
@@ -267,17 +298,43 @@ impl GuestBody {
     fn finish(&mut self) {
         self.finished = true;
         self.record = None;
+        self.seat = None;
+    }
+
+    /// Nothing has come. Fails the stream when that has been so for too long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let Some((_, patience)) = &self.seat else {
+            return Poll::Pending;
+        };
+        let patience = *patience;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(timer.as_mut().poll(cx));
+        let text = format!(
+            "the response body made no progress after {} ms",
+            patience.as_millis()
+        );
+        let fault = Fault::new(Trap::Wall, text);
+        self.stream.die(fault.clone());
+        Poll::Ready(Some(Err(fault)))
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
         if self.finished {
             return Poll::Ready(None);
         }
-        let (polled, untold) = {
+        let (mut polled, mut untold) = {
             let mut inner = self.stream.lock();
             let polled = inner.poll(cx);
             (polled, std::mem::take(&mut inner.untold))
         };
+        if polled.is_pending() {
+            polled = self.wait(cx);
+            untold = polled.is_ready();
+        } else {
+            self.timer = None;
+        }
         let result = ready!(polled);
         self.stream.touch(self.since);
         match &result {

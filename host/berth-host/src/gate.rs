@@ -17,9 +17,11 @@ use crate::dispatch::Target;
 use crate::dispatch::auth::AuthOp;
 use crate::dispatch::auth::bindings::berth::policy::types::{Principal, RequestInfo};
 use crate::dispatch::auth_json::Input;
+use crate::dispatch::concurrent::SharedCall;
 use crate::error::Error;
 use crate::respond::now_ms;
 use crate::runtime::plugin::{Plugin, Version};
+use crate::runtime::reuse::Reuse;
 use crate::serve::Record;
 use crate::state::{Access, Host, HostLimits, Route};
 
@@ -32,6 +34,8 @@ pub enum Admitted {
     Auth(AuthCall),
     /// To a handler.
     Http(HttpCall),
+    /// To a handler whose instances serve several requests at once.
+    Shared(SharedCall),
 }
 
 /// A call of the `auth` policy.
@@ -82,6 +86,15 @@ pub async fn admit(
         Target::Health => Ok(Admitted::Health),
         Target::Http(plugin) => {
             let version = ready(plugin, record)?;
+            if matches!(plugin.reuse, Reuse::Concurrent { .. }) {
+                let place = plugin.slots.enter(plugin.limits.wall).await?;
+                return Ok(Admitted::Shared(SharedCall {
+                    plugin: Arc::clone(plugin),
+                    version,
+                    request,
+                    place,
+                }));
+            }
             let admission = place(host, plugin, &version).await?;
             Ok(Admitted::Http(HttpCall {
                 plugin: Arc::clone(plugin),

@@ -23,6 +23,13 @@ impl Capability {
         }
     }
 
+    /// Whether a call may wait for something outside the process. A guest that waits in such a call holds its store.
+    pub const fn waits(self) -> bool {
+        match self {
+            Self::Settings | Self::Log => false,
+        }
+    }
+
     /// The capability behind an import such as `berth:host/log@0.1.0`.
     pub fn of_import(name: &str) -> Option<Self> {
         let interface = name.strip_prefix("berth:host/")?;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Trap;
-use crate::runtime::reuse::Shelf;
 use crate::state::Host;
 
 /// The content type of [`render`].
@@ -80,7 +79,9 @@ pub fn render(host: &Host) -> String {
         &mut out,
         "berth_instances_idle",
         "Instances that wait for their plugin's next request.",
-        host.shelves().map(Shelf::len).sum::<usize>(),
+        host.versions()
+            .map(|version| version.shelf.len() + version.workers.idle())
+            .sum::<usize>(),
     );
 
     let per_plugin =

@@ -16,7 +16,6 @@ use crate::metrics::PluginMetrics;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
-use crate::runtime::reuse::Shelf;
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,15 +202,13 @@ impl Host {
 impl Host {
     /// Drop one idle instance of any plugin, so that another can be made. False if there is none.
     pub fn give_up_idle(&self) -> bool {
-        self.shelves().any(|shelf| shelf.give_up_one())
+        self.versions()
+            .any(|version| version.shelf.give_up_one() || version.workers.give_up_one())
     }
 
-    /// The idle instances of every plugin.
-    pub fn shelves(&self) -> impl Iterator<Item = &Shelf> {
-        self.plugins
-            .iter()
-            .filter_map(|p| p.current.as_ref().ok())
-            .map(|version| &version.shelf)
+    /// What every plugin serves.
+    pub fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        self.plugins.iter().filter_map(|p| p.current.as_ref().ok())
     }
 }
 

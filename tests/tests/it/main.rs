@@ -11,6 +11,7 @@
 mod body;
 mod caps;
 mod check;
+mod concurrent;
 mod docs;
 mod drain;
 mod hostile;

@@ -6,10 +6,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use wasmtime::component::{HasData, Linker};
+use wasmtime::AsContextMut;
+use wasmtime::component::{Access, HasData, Linker};
 
 use super::bindings::berth::host::log::{self, Field, Level};
-use crate::runtime::instance::{Ctx, Origin};
+use crate::runtime::instance::{Ctx, Origin, Task};
 
 /// The longest message, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
@@ -23,12 +24,29 @@ const MAX_VALUE: usize = 1024;
 /// What the functions of this interface see of a store.
 struct LogView<'a> {
     origin: &'a Arc<Origin>,
+    tasks: &'a [Task],
 }
 
-impl log::Host for LogView<'_> {
-    fn write(&mut self, level: Level, message: String, fields: Vec<Field>) -> wasmtime::Result<()> {
-        if self.origin.take_line() {
-            emit(self.origin, level, &message, &fields);
+impl log::Host for LogView<'_> {}
+
+impl<T> log::HostWithStore<T> for HasLog {
+    fn write(
+        mut host: Access<'_, T, Self>,
+        level: Level,
+        message: String,
+        fields: Vec<Field>,
+    ) -> wasmtime::Result<()> {
+        let origin = if host.get().tasks.is_empty() {
+            Arc::clone(host.get().origin)
+        } else {
+            // The oldest call is the one that the host made for the request.
+            let root = host.as_context_mut().async_call_stack()?.last();
+            let view = host.get();
+            let task = view.tasks.iter().find(|task| Some(task.id) == root);
+            Arc::clone(task.map_or(view.origin, |task| &task.origin))
+        };
+        if origin.take_line() {
+            emit(&origin, level, &message, &fields);
         }
         Ok(())
     }
@@ -107,7 +125,10 @@ impl HasData for HasLog {
 /// # Errors
 /// It is linked already.
 pub fn add_to_linker(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    log::add_to_linker::<_, HasLog>(linker, |ctx: &mut Ctx| LogView { origin: ctx.origin() })
+    log::add_to_linker::<_, HasLog>(linker, |ctx: &mut Ctx| LogView {
+        origin: ctx.origin(),
+        tasks: ctx.tasks(),
+    })
 }
 
 #[cfg(test)]

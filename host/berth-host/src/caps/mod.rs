@@ -13,6 +13,10 @@ pub mod bindings {
     wasmtime::component::bindgen!({
         path: "../../wit/host",
         world: "imports",
-        imports: { default: trappable },
+        imports: {
+            // Needs the store, to know whose call it is.
+            "berth:host/log.write": trappable | store,
+            default: trappable,
+        },
     });
 }

@@ -265,19 +265,34 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
 
 fn reuse(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Reuse {
     let wanted = plugin.scalar("reuse", values::reuse).unwrap_or(Reuse::None);
-    let given = plugin.scalar("reuse_count", values::count(1, 1_000_000));
-    match (wanted, given) {
-        (Reuse::None, Some(_)) => {
-            let message = "means nothing without `reuse = \"serial\"`; add it, or leave this out".to_owned();
-            reader.fault(
-                plugin.at_of("reuse_count"),
-                &format!("{}.reuse_count", plugin.path()),
-                message,
-            );
-            wanted
+    let given_count = plugin.scalar("reuse_count", values::count(1, 1_000_000));
+    let given_at_once = plugin.scalar("reuse_concurrency", values::count(1, 1_000));
+    let useless = |key: &str, without: &str| {
+        let message = format!("means nothing without `reuse = {without}`; add it, or leave this out");
+        reader.fault(plugin.at_of(key), &format!("{}.{key}", plugin.path()), message);
+    };
+    if wanted == Reuse::None && given_count.is_some() {
+        useless("reuse_count", "\"serial\"");
+    }
+    match wanted {
+        Reuse::Concurrent {
+            count,
+            at_once,
+            random,
+        } => Reuse::Concurrent {
+            count: given_count.unwrap_or(count),
+            at_once: given_at_once.unwrap_or(at_once),
+            random,
+        },
+        other if given_at_once.is_some() => {
+            useless("reuse_concurrency", "\"concurrent\"");
+            other
         }
-        (Reuse::Serial { random, .. }, Some(count)) => Reuse::Serial { count, random },
-        (wanted, None) => wanted,
+        Reuse::Serial { count, random } => Reuse::Serial {
+            count: given_count.unwrap_or(count),
+            random,
+        },
+        Reuse::None => Reuse::None,
     }
 }
 

@@ -198,8 +198,12 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec!["berth.toml:4:10: plugins.b.policy: \"a\" is the auth policy already, and there is one of each"],
         ),
         (
-            "[plugins.a]\ncomponent = \"a\"\nreuse = \"concurrent\"\n".into(),
-            vec!["berth.toml:3:9: plugins.a.reuse: \"concurrent\" isn't available yet; there is \"none\" and \"serial\""],
+            "[plugins.a]\ncomponent = \"a\"\nreuse = \"concurent\"\n".into(),
+            vec!["berth.toml:3:9: plugins.a.reuse: \"concurent\" is not a kind of reuse; did you mean \"concurrent\"?"],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nreuse = \"serial\"\nreuse_concurrency = 4\n".into(),
+            vec!["berth.toml:4:21: plugins.a.reuse_concurrency: means nothing without `reuse = \"concurrent\"`; add it, or leave this out"],
         ),
         (
             "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, sql = true }\n".into(),

@@ -121,8 +121,10 @@ pub(super) fn policy(value: &Value) -> Parsed<Policy> {
         .ok_or_else(|| unknown("policy", &text, &known))
 }
 
-/// Requests that a serially reused instance serves unless the manifest says otherwise.
+/// Requests that a reused instance serves unless the manifest says otherwise.
 const REUSE_COUNT: u32 = 1_000;
+/// Requests that a concurrently used instance serves at once unless the manifest says otherwise.
+const REUSE_AT_ONCE: u32 = 16;
 
 pub(super) fn reuse(value: &Value) -> Parsed<Reuse> {
     let text = text(value)?;
@@ -132,10 +134,12 @@ pub(super) fn reuse(value: &Value) -> Parsed<Reuse> {
             count: REUSE_COUNT,
             random: false,
         }),
-        "concurrent" => {
-            Err("\"concurrent\" isn't available yet; there is \"none\" and \"serial\"".to_owned())
-        }
-        _ => Err(unknown("kind of reuse", &text, &["none", "serial"])),
+        "concurrent" => Ok(Reuse::Concurrent {
+            count: REUSE_COUNT,
+            at_once: REUSE_AT_ONCE,
+            random: false,
+        }),
+        _ => Err(unknown("kind of reuse", &text, &["none", "serial", "concurrent"])),
     }
 }
 

@@ -36,7 +36,7 @@ use crate::serve::Record;
 use crate::state::Host;
 
 /// Bytes of a body that are read although nobody will see them.
-const MAX_UNSEEN: usize = 16 * 1024 * 1024;
+pub(super) const MAX_UNSEEN: usize = 16 * 1024 * 1024;
 
 type Head = Response<()>;
 type Driver = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
@@ -333,7 +333,7 @@ async fn watch(
 
 /// The request as the guest sees it: without the headers of the connection and those that only the host may set, and
 /// (0.3) with an absolute target.
-fn into_guest(
+pub(super) fn into_guest(
     request: Request<Incoming>,
     scheme: Scheme,
     version: &Version,
@@ -397,7 +397,7 @@ fn strip(headers: &mut http::HeaderMap) {
     }
 }
 
-fn size(head: &Head) -> Option<u64> {
+pub(super) fn size(head: &Head) -> Option<u64> {
     head.headers()
         .get(header::CONTENT_LENGTH)?
         .to_str()
@@ -406,23 +406,28 @@ fn size(head: &Head) -> Option<u64> {
         .ok()
 }
 
-fn no_response() -> Error {
+pub(super) fn no_response() -> Error {
     Error::Guest(Fault::new(
         Trap::NoResponse,
         "the handler returned without setting a response",
     ))
 }
 
-/// The head's sender gave an error: the guest's own `error-code`, or that there was no response at all.
-fn refusal(error: &wasmtime::Error, meter: &Meter) -> Error {
-    let is_code = error.is::<wasmtime_wasi_http::p2::bindings::http::types::ErrorCode>()
+/// The guest's own `error-code`, if the error is one.
+pub(super) fn error_code(error: &wasmtime::Error) -> Option<Error> {
+    let is_code = error.is::<p2::ErrorCode>()
         || error.is::<wasmtime_wasi_http::p3::bindings::http::types::ErrorCode>()
         || error.is::<wasmtime_wasi_http::Error>();
-    if is_code {
-        return Error::Guest(Fault::new(
-            Trap::Refused,
-            trap::bounded(format!("the handler answered with an error code: {error:#}")),
-        ));
+    is_code.then(|| {
+        let cause = trap::bounded(format!("the handler answered with an error code: {error:#}"));
+        Error::Guest(Fault::new(Trap::Refused, cause))
+    })
+}
+
+/// The head's sender gave an error: the guest's own `error-code`, a trap, or that there was no response at all.
+fn refusal(error: &wasmtime::Error, meter: &Meter) -> Error {
+    if let Some(code) = error_code(error) {
+        return code;
     }
     if error.is::<wasmtime::Trap>() || error.is::<wasmtime_wasi::I32Exit>() || meter.is_exhausted() {
         return trap::classify(error, meter);

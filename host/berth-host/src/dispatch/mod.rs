@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod auth_json;
+pub mod concurrent;
 pub mod http;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub async fn call(
         Admitted::Health => Ok(health::report(host)),
         Admitted::Auth(call) => auth::call(host, record, call).await,
         Admitted::Http(call) => http::call(host, record, call).await,
+        Admitted::Shared(call) => concurrent::call(host, record, call).await,
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::runtime::reuse::{IDLE, Shelf};
+use crate::runtime::reuse::IDLE;
 use crate::serve::{self, Peer};
 use crate::state::Host;
 use crate::{health, metrics, respond};
@@ -82,7 +82,10 @@ impl Shutdown {
         self.connections.close();
         let quiet = async {
             self.connections.wait().await;
-            host.shelves().for_each(Shelf::close);
+            host.versions().for_each(|version| {
+                version.shelf.close();
+                version.workers.close();
+            });
             // Guests that still work after their answer keep their place until they are done.
             host.instances.all_gone().await;
         };
@@ -99,7 +102,7 @@ pub async fn sweep(host: Arc<Host>, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(IDLE / 4);
     loop {
         tokio::select! {
-            _ = ticks.tick() => host.shelves().for_each(|shelf| shelf.give_up_older(IDLE)),
+            _ = ticks.tick() => host.versions().for_each(|version| version.shelf.give_up_older(IDLE)),
             () = shutdown.stop.cancelled() => return,
         }
     }

@@ -6,12 +6,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -19,7 +19,9 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::engine::Runtime;
 use super::limits::{Limiter, Meter, on_epoch};
 use super::plugin::{Plugin, Pre, Version};
+use super::reuse::has_grown;
 use crate::admit::{Admission, Instances, Place};
+use crate::body::Stream;
 use crate::caps::outgoing::Outgoing;
 use crate::caps::stdio::GuestOutput;
 use crate::dispatch::auth::bindings::AuthPolicy;
@@ -34,7 +36,7 @@ const MAX_FIELDS: usize = 128 * 1024;
 /// Lines (log calls and standard output together) that one request may write.
 const MAX_LINES: u32 = 128;
 /// Host resources that an instance may have left over from its requests and still be used again.
-const MAX_LEFT_OVER: usize = 16;
+pub(super) const MAX_LEFT_OVER: usize = 16;
 
 /// Which request a store works for; host functions and log lines read it.
 #[derive(Debug)]
@@ -50,7 +52,28 @@ pub struct Origin {
     lines: AtomicU32,
 }
 
+/// One request of a store that serves several at once.
+pub struct Task {
+    /// As the guest's calls into the host can be traced back to it.
+    pub id: GuestTaskId,
+    /// The request.
+    pub origin: Arc<Origin>,
+    /// Its answer; gone when nobody reads it any more.
+    pub stream: Weak<Stream>,
+}
+
 impl Origin {
+    /// Of what a store does for nobody in particular, because it serves several requests at once.
+    pub fn shared(plugin: Arc<Plugin>, version: Arc<Version>) -> Self {
+        Self {
+            plugin,
+            version,
+            request_id: HeaderValue::from_static(""),
+            secure: false,
+            lines: AtomicU32::new(0),
+        }
+    }
+
     /// A request's origin, with all its log lines still to write.
     pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, record: &Record) -> Self {
         Self {
@@ -108,6 +131,8 @@ pub struct Ctx {
     hogs: Arc<Semaphore>,
     current: Arc<CurrentOrigin>,
     origin: Arc<Origin>,
+    /// The requests of a store that serves several at once; else empty.
+    pub(super) tasks: Vec<Task>,
     /// The request's place in its plugin's share; given back when it is done with the store.
     place: Option<Place>,
     /// The store's place among the host's instances. Given back when the store is dropped, and not before: its memory
@@ -127,6 +152,22 @@ impl Ctx {
     /// Which request this is.
     pub fn origin(&self) -> &Arc<Origin> {
         &self.origin
+    }
+
+    /// The requests of a store that serves several at once; else empty.
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// The same for who keeps them, and what the store has grown to.
+    pub(super) fn tasks_and_sizes(&mut self) -> (&mut Vec<Task>, (usize, usize)) {
+        let sizes = self.limiter.sizes();
+        (&mut self.tasks, sizes)
+    }
+
+    /// How many host resources the store holds.
+    pub(super) fn resources(&mut self) -> usize {
+        self.table.iter_mut().count()
     }
 }
 
@@ -191,11 +232,31 @@ impl Instance {
             }
             Admission::Fresh { place, instance } => Self {
                 uses: origin.plugin.reuse.uses(),
-                store: store(runtime, origin, meter, place, instance),
+                store: store(runtime, origin, meter, Some(place), instance),
                 exports: None,
                 born_with: (0, 0),
             },
         }
+    }
+
+    /// For several requests at once.
+    pub fn shared(
+        runtime: &Runtime,
+        origin: Arc<Origin>,
+        meter: &Arc<Meter>,
+        instance: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            uses: origin.plugin.reuse.uses(),
+            store: store(runtime, origin, meter, None, instance),
+            exports: None,
+            born_with: (0, 0),
+        }
+    }
+
+    /// How many requests it may serve, and how large it was when it was made.
+    pub(super) fn birth(&self) -> (u32, (usize, usize)) {
+        (self.uses, self.born_with)
     }
 
     /// Run the component's start functions, unless that was done for an earlier request. Takes guest CPU time.
@@ -231,8 +292,8 @@ impl Instance {
     pub fn release(mut self, version: &Version, instances: &Instances) {
         self.uses = self.uses.saturating_sub(1);
         let ctx = self.store.data_mut();
-        let grown = ctx.limiter.sizes() != self.born_with;
-        if self.uses > 0 && !grown && ctx.table.iter_mut().count() <= MAX_LEFT_OVER {
+        let grown = has_grown(self.born_with, ctx.limiter.sizes());
+        if self.uses > 0 && !grown && ctx.resources() <= MAX_LEFT_OVER {
             // Its place goes to the next request only when the instance is there for it.
             let place = ctx.place.take();
             version.shelf.put(self);
@@ -250,7 +311,7 @@ fn store(
     runtime: &Runtime,
     origin: Arc<Origin>,
     meter: &Arc<Meter>,
-    place: Place,
+    place: Option<Place>,
     instance: OwnedSemaphorePermit,
 ) -> Store<Ctx> {
     let current = Arc::new(CurrentOrigin(Mutex::new(Arc::clone(&origin))));
@@ -275,7 +336,8 @@ fn store(
         hogs: Arc::clone(&runtime.hogs),
         current,
         origin,
-        place: Some(place),
+        tasks: Vec::new(),
+        place,
         _instance: instance,
     };
     let mut store = Store::new(&runtime.engine, ctx);

@@ -43,7 +43,14 @@ pub struct Meter {
     refused: AtomicU8,
     hog: AtomicBool,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
+    /// Whether only stretches of work without a wait are counted; see [`Meter::of_stretches`].
+    stretches: bool,
+    /// The guest has given its thread back and is to go on.
+    yielding: AtomicBool,
 }
+
+/// The most of a stretch that one tick of the epoch may stand for: the tick, and what the ticker's thread is late.
+const MOST_OF_A_TICK: u64 = TICK.as_nanos() as u64 * 3 / 2;
 
 /// A growth that the limiter refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +78,28 @@ impl Meter {
             refused: AtomicU8::new(0),
             hog: AtomicBool::new(false),
             permit: Mutex::new(None),
+            stretches: false,
+            yielding: AtomicBool::new(false),
+        }
+    }
+
+    /// A meter for a store that serves several requests at once. Nobody can say whose a poll is, so what is limited is
+    /// the time that the store works without once waiting for something: in that time no other request of the store
+    /// gets on. Counted by ticks, so a limit may be passed by two of them.
+    pub fn of_stretches(limit: Duration) -> Self {
+        Self {
+            stretches: true,
+            ..Self::new(limit)
+        }
+    }
+
+    /// The store has been polled and waits. Unless the guest has only given its thread back, a stretch is over.
+    pub fn rest(&self) {
+        if !self.yielding.load(Ordering::Relaxed) {
+            self.spent.store(0, Ordering::Relaxed);
+        }
+        if self.hog.load(Ordering::Relaxed) {
+            self.hold(None);
         }
     }
 
@@ -120,8 +149,30 @@ impl Meter {
     }
 
     fn running(&self) -> u64 {
+        if self.stretches {
+            let now = self.now();
+            let since = now.saturating_sub(self.entered.swap(now, Ordering::Relaxed));
+            let slice = since.min(MOST_OF_A_TICK);
+            return self
+                .spent
+                .fetch_add(slice, Ordering::Relaxed)
+                .saturating_add(slice);
+        }
         let slice = self.now().saturating_sub(self.entered.load(Ordering::Relaxed));
         self.spent.load(Ordering::Relaxed).saturating_add(slice)
+    }
+
+    /// Wait until the thread is free again. Not part of a stretch.
+    async fn step_aside(&self) {
+        self.yielding.store(true, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+    }
+
+    fn go_on(&self) {
+        self.yielding.store(false, Ordering::Relaxed);
+        if self.stretches {
+            self.enter();
+        }
     }
 
     fn hold(&self, permit: Option<OwnedSemaphorePermit>) {
@@ -138,7 +189,14 @@ pub fn on_epoch(meter: &Arc<Meter>, hogs: &Arc<Semaphore>) -> UpdateDeadline {
     }
     if used < u64::from(FREE_TICKS) * TICK.as_nanos() as u64 {
         // `YieldCustom` and not `Yield`: wasmtime's own yield goes to the front of the run queue and starves I/O.
-        return UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()));
+        let meter = Arc::clone(meter);
+        return UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(async move {
+                meter.step_aside().await;
+                meter.go_on();
+            }),
+        );
     }
     meter.hog.store(true, Ordering::Relaxed);
     let (meter, hogs) = (Arc::clone(meter), Arc::clone(hogs));
@@ -146,11 +204,12 @@ pub fn on_epoch(meter: &Arc<Meter>, hogs: &Arc<Semaphore>) -> UpdateDeadline {
         1,
         Box::pin(async move {
             // Give the thread back first; the permit of the last slice is returned when the poll ends.
-            tokio::task::yield_now().await;
+            meter.step_aside().await;
             // The semaphore is never closed, so an error can't happen; without a permit the guest just goes on.
             if let Ok(permit) = hogs.acquire_owned().await {
                 meter.hold(Some(permit));
             }
+            meter.go_on();
         }),
     )
 }

@@ -5,9 +5,11 @@
 //! - [`link`]: what a component may import.
 //! - [`instance`]: what one store holds.
 //! - [`reuse`]: instances that serve more than one request.
+//! - [`concurrent`]: instances that serve several requests at once.
 //! - [`limits`]: CPU time, memory.
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
 
+pub mod concurrent;
 pub mod engine;
 pub mod instance;
 pub mod limits;

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, InstancePre};
 use wasmtime_wasi_http::handler::ProxyPre;
 
+use super::concurrent::Workers;
 use super::engine::Runtime;
 use super::instance::Ctx;
 use super::link;
@@ -16,7 +17,7 @@ use super::reuse::{Reuse, Shelf};
 use crate::admit::Slots;
 use crate::caps::settings::Settings;
 use crate::dispatch::auth::bindings::AuthPolicyPre;
-use crate::grants::Grants;
+use crate::grants::{Capability, Grants};
 use crate::metrics::PluginMetrics;
 
 /// The largest component file, in bytes. A Python component has about 40 MiB.
@@ -116,6 +117,8 @@ pub struct Version {
     pub took: Duration,
     /// Its instances that wait for their next request.
     pub shelf: Shelf,
+    /// Its instances that serve several requests at once.
+    pub workers: Workers,
 }
 
 impl fmt::Debug for Version {
@@ -187,6 +190,9 @@ pub enum LoadFault {
     /// Imports without grants.
     #[error("{}", .0.join("; "))]
     NotGranted(Vec<String>),
+    /// It can't serve several requests at once.
+    #[error("{0}")]
+    NotConcurrent(String),
     /// An import or export whose type differs.
     #[error("its imports or exports don't fit this host: {0}")]
     Mismatch(String),
@@ -204,6 +210,7 @@ impl LoadFault {
             Self::WrongWorld(_) => "wrong-world",
             Self::WrongVersion(_) => "wrong-version",
             Self::NotGranted(_) => "not-granted",
+            Self::NotConcurrent(_) => "not-concurrent",
             Self::Mismatch(_) => "mismatch",
         }
     }
@@ -231,6 +238,7 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> 
         pre,
         took: started.elapsed(),
         shelf: Shelf::default(),
+        workers: Workers::default(),
     })
 }
 
@@ -272,6 +280,12 @@ fn prepare(runtime: &Runtime, spec: &PluginSpec, component: &Component) -> Resul
         .map(|(name, _)| name.to_owned())
         .collect();
     let kind = classify(spec.policy, &exports)?;
+    if matches!(spec.reuse, Reuse::Concurrent { .. }) && kind != Kind::Http03 {
+        return Err(LoadFault::NotConcurrent(
+            "`reuse = \"concurrent\"` is for handlers of wasi:http 0.3, and this component isn't one; use \"serial\""
+                .to_owned(),
+        ));
+    }
     let imports: Vec<String> = ty
         .imports(&runtime.engine)
         .map(|(name, _)| name.to_owned())
@@ -281,6 +295,14 @@ fn prepare(runtime: &Runtime, spec: &PluginSpec, component: &Component) -> Resul
         return Err(LoadFault::NotGranted(
             missing.iter().map(ToString::to_string).collect(),
         ));
+    }
+    if let Some(waits) = imports.iter().find(|name| {
+        matches!(spec.reuse, Reuse::Concurrent { .. })
+            && Capability::of_import(name).is_some_and(Capability::waits)
+    }) {
+        return Err(LoadFault::NotConcurrent(format!(
+            "it imports \"{waits}\", whose functions wait and hold up every other request of the instance meanwhile, so `reuse = \"concurrent\"` can't be had; use \"serial\""
+        )));
     }
     let mismatch = |e: wasmtime::Error| LoadFault::Mismatch(one_line(&e));
     let linker = link::granted(&runtime.linker, &spec.grants).map_err(mismatch)?;

@@ -1,4 +1,5 @@
-//! Instances that serve one request after another (`reuse = "serial"`).
+//! Instances that serve more than one request, and the shelf of those that serve one after another
+//! (`reuse = "serial"`).
 //!
 //! An instance goes back to its version's shelf only after a request that ended well, and only while it is as it was
 //! made: not used up, not grown, holding nothing. A trap or a timeout drops it. An idle one keeps its place among the
@@ -26,6 +27,15 @@ pub enum Reuse {
         /// plugin keeps by mistake then shows while it is being developed.
         random: bool,
     },
+    /// Several requests at once, for 0.3 handlers; see [`super::concurrent`].
+    Concurrent {
+        /// Requests that one instance serves at most.
+        count: u32,
+        /// Of these, at once.
+        at_once: u32,
+        /// As for `Serial`.
+        random: bool,
+    },
 }
 
 /// The most uses of an instance while developing.
@@ -37,6 +47,11 @@ impl Reuse {
         match self {
             Self::None => Self::None,
             Self::Serial { count, .. } => Self::Serial { count, random: true },
+            Self::Concurrent { count, at_once, .. } => Self::Concurrent {
+                count,
+                at_once,
+                random: true,
+            },
         }
     }
 
@@ -44,10 +59,23 @@ impl Reuse {
     pub fn uses(self) -> u32 {
         match self {
             Self::None => 1,
-            Self::Serial { count, random: false } => count,
-            Self::Serial { count, random: true } => fastrand::u32(1..=count.clamp(1, DEVELOPMENT_COUNT)),
+            Self::Serial { count, random } | Self::Concurrent { count, random, .. } => match random {
+                false => count,
+                true => fastrand::u32(1..=count.clamp(1, DEVELOPMENT_COUNT)),
+            },
         }
     }
+}
+
+/// Growth that is no reason to give an instance up: heaps fill up during the first requests.
+const FREE_MEMORY: usize = 4 * 1024 * 1024;
+const FREE_ELEMENTS: usize = 1_000;
+
+/// Whether an instance's memory (bytes) or tables (elements) have grown so much that it should not be used again: to
+/// twice of what they were after its start, and by more than a little.
+pub(super) fn has_grown(born_with: (usize, usize), now: (usize, usize)) -> bool {
+    let too_much = |born: usize, now: usize, free: usize| now > born.saturating_add(born.max(free));
+    too_much(born_with.0, now.0, FREE_MEMORY) || too_much(born_with.1, now.1, FREE_ELEMENTS)
 }
 
 /// The idle instances of one version, the latest used on top: it is the warmest, and the others can grow old.
@@ -124,6 +152,16 @@ impl Shelf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn growth_is_judged_by_what_the_instance_began_with() {
+        const MIB: usize = 1024 * 1024;
+        assert!(!has_grown((MIB, 100), (5 * MIB, 1_100)));
+        assert!(has_grown((MIB, 100), (5 * MIB + 1, 100)));
+        assert!(has_grown((MIB, 100), (MIB, 1_101)));
+        assert!(!has_grown((20 * MIB, 0), (40 * MIB, 0)));
+        assert!(has_grown((20 * MIB, 0), (41 * MIB, 0)));
+    }
 
     #[test]
     fn development_counts_are_small_and_vary() {

@@ -70,6 +70,12 @@ const REUSED: Setup = Setup {
     reuse: &[("auth", "serial"), ("hello", "serial"), ("hello-p3", "serial")],
 };
 
+/// Several requests at once on the same instance, as `wasmtime serve` does.
+const CONCURRENT: Setup = Setup {
+    name: "berth-concurrent",
+    reuse: &[("hello-p3", "concurrent")],
+};
+
 /// The reuse is the CLI's default for 0.2, spelled out so that it shows in the report. `-Scli` because a guest
 /// in Rust imports `wasi:cli` through its standard library.
 const SERVE02: Cli = Cli {
@@ -122,6 +128,7 @@ pub(super) const CASES: &[Case] = &[
     Case { key: "typed-reused",  server: Server::Berth(&REUSED),         request: VERIFY_EMAIL, meanwhile: None },
     Case { key: "http02-reused", server: Server::Berth(&REUSED),         request: HELLO,        meanwhile: None },
     Case { key: "http03-reused", server: Server::Berth(&REUSED),         request: HELLO_P3,     meanwhile: None },
+    Case { key: "http03-concurrent", server: Server::Berth(&CONCURRENT), request: HELLO_P3,     meanwhile: None },
     Case { key: "serve02",      server: Server::WasmtimeServe(&SERVE02), request: HELLO,        meanwhile: None },
     Case { key: "serve03",      server: Server::WasmtimeServe(&SERVE03), request: HELLO,        meanwhile: None },
 ];
@@ -137,6 +144,7 @@ pub(super) const RATIOS: &[Ratio] = &[
     Ratio { key: "typed-reused/hyper",  over: "typed-reused",  under: "hyper",    meaning: "what the component costs without making its instance" },
     Ratio { key: "http02-reused/serve", over: "http02-reused", under: "serve02",  meaning: "the same component; the CLI makes a fresh instance" },
     Ratio { key: "http03-reused/serve", over: "http03-reused", under: "serve03",  meaning: "the same component, instances used again in both" },
+    Ratio { key: "http03-concurrent/serve", over: "http03-concurrent", under: "serve03", meaning: "the same component, used by several at once in both" },
     Ratio { key: "typed-fresh/serve02", over: "typed-fresh",  under: "serve02",   meaning: "a typed policy instead of a handler, fresh in both" },
 ];
 

@@ -1,0 +1,189 @@
+//! A 0.3 handler whose instances serve several requests at once: see [`crate::runtime::concurrent`].
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use http::uri::Scheme;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use wasmtime_wasi_http::WasiBody;
+use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, TrapOrPanicError};
+
+use super::http::{MAX_UNSEEN, error_code, into_guest, no_response, size};
+use super::{report, too_late};
+use crate::admit::Place;
+use crate::body::{GuestBody, ReplyBody, Stream};
+use crate::error::{Error, Fault, Trap};
+use crate::respond;
+use crate::runtime::concurrent::{self, Failed, NoInstance, Shared};
+use crate::runtime::instance::Origin;
+use crate::runtime::limits::Meter;
+use crate::runtime::plugin::{Plugin, Version};
+use crate::runtime::trap;
+use crate::serve::Record;
+use crate::state::Host;
+
+/// A call of such a handler.
+#[derive(Debug)]
+pub struct SharedCall {
+    /// The handler.
+    pub plugin: Arc<Plugin>,
+    /// Its version.
+    pub version: Arc<Version>,
+    /// As it came.
+    pub request: Request<Incoming>,
+    /// The place in the plugin's share.
+    pub place: Place,
+}
+
+/// What a request has as long as somebody waits for it. Dropping it tells the worker.
+#[derive(Debug)]
+pub struct Seat {
+    _place: Place,
+    worker: Arc<OnceLock<Arc<Shared>>>,
+    stream: Arc<Stream>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Changes nothing if the answer is complete.
+        self.stream.die(Fault::new(
+            Trap::ClientGone,
+            "the client left before the end of the response",
+        ));
+        if let Some(worker) = self.worker.get() {
+            worker.left();
+        }
+    }
+}
+
+/// Call the handler.
+///
+/// # Errors
+/// The guest's failure, as long as no head was sent.
+pub async fn call(
+    host: &Arc<Host>,
+    record: &mut Record,
+    call: SharedCall,
+) -> Result<Response<ReplyBody>, Error> {
+    let SharedCall {
+        plugin,
+        version,
+        request,
+        place,
+    } = call;
+    let wall = plugin.limits.wall;
+    let patience = host.limits.idle_time;
+    let is_head = request.method() == http::Method::HEAD;
+    let origin = Arc::new(Origin::new(Arc::clone(&plugin), Arc::clone(&version), record));
+    record.runs(&Arc::new(Meter::new(plugin.limits.cpu)), place.queued());
+    let since = Instant::now();
+    let stream = Arc::new(Stream::default());
+    let scheme = if record.is_secure() {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    };
+    let request = into_guest(request, scheme, &version, &stream, since, patience)?;
+    let worker = Arc::new(OnceLock::new());
+    let seat = Seat {
+        _place: place,
+        worker: Arc::clone(&worker),
+        stream: Arc::clone(&stream),
+    };
+    let data = concurrent::Request {
+        origin: Arc::clone(&origin),
+        stream: Arc::clone(&stream),
+        worker,
+        deadline: since + wall,
+    };
+    let handler = version.workers.handler(host, &plugin, &version);
+    // The worker keeps the deadline; one that is stuck in a host call can't, so it is kept here as well.
+    let answered = timeout(wall, handler.handle(data, request)).await;
+    let response = match answered {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => {
+            let (error, told) = failure(error, &stream).await;
+            if !told {
+                report(&origin, &error);
+            }
+            return Err(error);
+        }
+        Err(_) => {
+            let error = Error::Guest(late(wall));
+            report(&origin, &error);
+            return Err(error);
+        }
+    };
+    if response.status().is_informational() {
+        let cause = format!(
+            "the handler answered with the interim status {}",
+            response.status()
+        );
+        let error = Error::Guest(Fault::new(Trap::Refused, cause));
+        report(&origin, &error);
+        return Err(error);
+    }
+    Ok(reply(response, stream, seat, since, patience, is_head))
+}
+
+fn reply(
+    response: Response<WasiBody>,
+    stream: Arc<Stream>,
+    seat: Seat,
+    since: Instant,
+    patience: Duration,
+    is_head: bool,
+) -> Response<ReplyBody> {
+    let (parts, body) = response.into_parts();
+    let head = Response::from_parts(parts, ());
+    stream.attach(body);
+    let (mut body, _) = GuestBody::new(stream, since, size(&head));
+    body.sit(seat, patience);
+    let reply = if is_head || respond::is_bodiless(head.status()) {
+        tokio::spawn(body.drain(MAX_UNSEEN));
+        ReplyBody::empty()
+    } else {
+        ReplyBody::guest(body)
+    };
+    head.map(|()| reply)
+}
+
+fn late(wall: Duration) -> Fault {
+    too_late("the handler had not begun its response", wall)
+}
+
+/// What a worker's error means for one request, and whether it was reported by the worker.
+async fn failure(error: wasmtime::Error, stream: &Stream) -> (Error, bool) {
+    if let Some(failed) = error.downcast_ref::<InstantiationError<concurrent::Request>>() {
+        return match failed.error.downcast_ref::<Failed>() {
+            Some(Failed(error)) => (error.clone(), false),
+            None if failed.error.is::<NoInstance>() => (Error::HostBusy, false),
+            None => (Error::Internal(format!("{:#}", failed.error)), false),
+        };
+    }
+    if error.is::<ExpirationError>() {
+        return (
+            Error::Guest(Fault::new(
+                Trap::Wall,
+                "the handler had not begun its response in time",
+            )),
+            false,
+        );
+    }
+    let is_trap = error.is::<TrapOrPanicError>()
+        || error.is::<wasmtime::Trap>()
+        || error.is::<wasmtime_wasi::I32Exit>();
+    if !is_trap {
+        return (error_code(&error).unwrap_or_else(no_response), false);
+    }
+    // The instance is being dropped; its worker says the cause in a moment.
+    match timeout(Duration::from_secs(1), stream.death()).await {
+        Ok(fault) => (Error::Guest(fault), true),
+        Err(_) => {
+            let cause = trap::bounded(format!("{error:?}"));
+            (Error::Guest(Fault::new(Trap::Unreachable, cause)), false)
+        }
+    }
+}
