@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use crate::admit::Admission;
 use crate::dispatch::Target;
-use crate::dispatch::auth::AuthOp;
 use crate::dispatch::auth::bindings::berth::policy::types::{Principal, RequestInfo};
+use crate::dispatch::auth::{self, AuthOp};
 use crate::dispatch::auth_json::Input;
 use crate::dispatch::concurrent::SharedCall;
 use crate::error::Error;
@@ -66,6 +66,8 @@ pub struct HttpCall {
     pub version: Arc<Version>,
     /// As it came.
     pub request: Request<Incoming>,
+    /// Who calls, where that is needed.
+    pub caller: Option<Principal>,
     /// The place to run in.
     pub admission: Admission,
 }
@@ -75,13 +77,13 @@ pub struct HttpCall {
 /// # Errors
 /// No caller, a wrong or too large body, a plugin that isn't there, or no place.
 pub async fn admit(
-    host: &Host,
+    host: &Arc<Host>,
     record: &mut Record,
     route: &Route,
     params: Vec<std::borrow::Cow<'_, str>>,
     request: Request<Incoming>,
 ) -> Result<Admitted, Error> {
-    let caller = caller(host, &route.access, &request)?;
+    let caller = caller(host, record, &route.access, &request).await?;
     match &route.target {
         Target::Health => Ok(Admitted::Health),
         Target::Http(plugin) => {
@@ -92,6 +94,7 @@ pub async fn admit(
                     plugin: Arc::clone(plugin),
                     version,
                     request,
+                    caller,
                     place,
                 }));
             }
@@ -100,17 +103,13 @@ pub async fn admit(
                 plugin: Arc::clone(plugin),
                 version,
                 request,
+                caller,
                 admission,
             }))
         }
         Target::Auth(plugin, op) => {
             let version = ready(plugin, record)?;
-            let info = RequestInfo {
-                request_id: record.id_text().to_owned(),
-                client_ip: record.client_ip().to_owned(),
-                user_agent: text(&request, header::USER_AGENT),
-                received_at: now_ms(),
-            };
+            let info = info(record, &request);
             let input = if op.has_body() {
                 let body = read_json(request, &host.limits).await?;
                 Input::decode(*op, &body).map_err(Error::Json)?
@@ -164,17 +163,70 @@ fn ready(plugin: &Arc<Plugin>, record: &mut Record) -> Result<Arc<Version>, Erro
     }
 }
 
-/// Who calls. Fails closed: without a working `auth` policy nobody is anybody (503). Nothing issues tokens yet, so a
-/// token that is given can't be a valid one.
-fn caller(host: &Host, access: &Access, request: &Request<Incoming>) -> Result<Option<Principal>, Error> {
-    if *access == Access::Public {
-        return Ok(None);
+/// Who calls: a token that the host finds valid, and a principal that the policy makes of its claims. Fails closed:
+/// without a working `auth` policy nobody is anybody (503).
+async fn caller(
+    host: &Arc<Host>,
+    record: &Record,
+    access: &Access,
+    request: &Request<Incoming>,
+) -> Result<Option<Principal>, Error> {
+    let role = match access {
+        Access::Public => return Ok(None),
+        Access::User => None,
+        Access::Role(role) => Some(role),
+    };
+    let (Some(plugin), Some(version)) = (
+        &host.auth,
+        host.auth.as_ref().and_then(|a| a.current.as_ref().ok()),
+    ) else {
+        return Err(Error::AuthUnavailable);
+    };
+    let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
+    let Some(first) = given.next() else {
+        return Err(Error::Unauthenticated { token_given: false });
+    };
+    // Two of them: nobody can say whose the request is.
+    let only = given.next().is_none().then_some(first);
+    let verifier = host.tokens.as_ref();
+    let claims = only
+        .and_then(|value| bearer(value.as_bytes()))
+        .and_then(|token| verifier?.verify(token));
+    let Some(claims) = claims else {
+        return Err(Error::Unauthenticated { token_given: true });
+    };
+    // Given back before the request's own place is asked for, so that the two can't wait for each other.
+    let admission = place(host, plugin, version)
+        .await
+        .map_err(|_| Error::AuthUnavailable)?;
+    let principal = auth::authenticate(
+        host,
+        record,
+        plugin,
+        version,
+        admission,
+        info(record, request),
+        claims,
+    )
+    .await?;
+    match role {
+        Some(role) if !principal.roles.contains(role) => Err(Error::Forbidden { role: role.clone() }),
+        _ => Ok(Some(principal)),
     }
-    match &host.auth {
-        Some(auth) if auth.current.is_ok() => Err(Error::Unauthenticated {
-            token_given: request.headers().contains_key(header::AUTHORIZATION),
-        }),
-        _ => Err(Error::AuthUnavailable),
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750 section 2.1).
+fn bearer(value: &[u8]) -> Option<&str> {
+    let (scheme, token) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn info(record: &Record, request: &Request<Incoming>) -> RequestInfo {
+    RequestInfo {
+        request_id: record.id_text().to_owned(),
+        client_ip: record.client_ip().to_owned(),
+        user_agent: text(request, header::USER_AGENT),
+        received_at: now_ms(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::metrics::PluginMetrics;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
+use crate::tokens::{TokenSpec, Verifier};
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct HostSpec {
     pub listen: SocketAddr,
     /// TLS for callers, if they have it.
     pub tls: Option<TlsFiles>,
+    /// Which tokens are valid.
+    pub tokens: TokenSpec,
     /// The address for operators, if there is one.
     pub admin: Option<SocketAddr>,
     /// Limits of the host.
@@ -110,6 +113,8 @@ pub struct Host {
     pub router: Router<Arc<Route>>,
     /// The `auth` policy, if the manifest names one.
     pub auth: Option<Arc<Plugin>>,
+    /// Knows valid tokens. Nobody's is without it.
+    pub tokens: Option<Verifier>,
     /// The host's instances; see [`crate::admit`].
     pub instances: Instances,
     /// Limits of the host.
@@ -176,7 +181,12 @@ impl Host {
     ///
     /// # Errors
     /// See [`BuildError`].
-    pub fn build(spec: &HostSpec, workers: usize, mut said: impl FnMut(&Plugin)) -> Result<Self, BuildError> {
+    pub fn build(
+        spec: &HostSpec,
+        tokens: Option<Verifier>,
+        workers: usize,
+        mut said: impl FnMut(&Plugin),
+    ) -> Result<Self, BuildError> {
         let runtime = Runtime::new(spec.runtime_settings(workers)).map_err(BuildError::Engine)?;
         let plugins = load_all(&runtime, &spec.plugins)?;
         plugins.iter().for_each(|p| said(p));
@@ -190,6 +200,7 @@ impl Host {
             runtime,
             router,
             auth,
+            tokens,
             instances: Instances::new(spec.limits.instances),
             limits: spec.limits,
             started: Instant::now(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use berth_host::config::{self, ManifestFault};
-use berth_host::listen::tls::TlsFiles;
+use berth_host::files::Files;
 use berth_host::runtime::engine::Runtime;
 use berth_host::runtime::plugin::{LoadFault, Version, load};
 use berth_host::state::{HostSpec, route_table};
@@ -34,12 +34,12 @@ pub(crate) fn check(args: &ReadArgs) -> ExitCode {
         }
         Err(faults) => return refuse(&args.config, &faults),
     };
-    if let Some(Err(error)) = spec.tls.as_ref().map(TlsFiles::load) {
+    if let Err(error) = Files::load(&spec) {
         let fault = ManifestFault {
             file: args.config.clone(),
             line: None,
             column: None,
-            key: "http.tls_certificate".to_owned(),
+            key: error.key().to_owned(),
             message: error.to_string(),
         };
         if args.json {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use berth_host::config;
-use berth_host::listen::tls::Tls;
+use berth_host::files::Files;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
 use berth_host::state::{Host, HostSpec};
@@ -61,8 +61,8 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
             .iter_mut()
             .for_each(|plugin| plugin.reuse = plugin.reuse.for_development());
     }
-    let tls = match spec.tls.clone().map(Tls::new).transpose() {
-        Ok(tls) => tls.map(Arc::new),
+    let files = match Files::load(&spec) {
+        Ok(files) => files,
         Err(error) => {
             eprintln!("berth: {error}");
             return ExitCode::from(EXIT_FAULTY);
@@ -84,7 +84,7 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(spec, tls, workers)),
+        Ok(runtime) => runtime.block_on(run(spec, files, workers)),
         Err(error) => Err(format!("the worker threads can't be started: {error}")),
     };
     match ended {
@@ -106,12 +106,12 @@ fn raise_descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-async fn run(spec: HostSpec, tls: Option<Arc<Tls>>, workers: usize) -> Result<(), String> {
+async fn run(spec: HostSpec, files: Files, workers: usize) -> Result<(), String> {
     let started = Instant::now();
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
     let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
-    let host = Host::build(&spec, workers, announce).map_err(|error| error.to_string())?;
+    let host = Host::build(&spec, files.tokens, workers, announce).map_err(|error| error.to_string())?;
     let host = Arc::new(host);
     let settings = host.runtime.settings();
     tracing::info!(
@@ -129,7 +129,7 @@ async fn run(spec: HostSpec, tls: Option<Arc<Tls>>, workers: usize) -> Result<()
         .as_ref()
         .map(|o| format!("berth admin on http://{}\n", o.address))
         .unwrap_or_default();
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let scheme = if files.tls.is_some() { "https" } else { "http" };
     let ready = format!("ready in {} ms\n", started.elapsed().as_millis());
     check::write(
         &format!("berth listens on {scheme}://{}\n{admin}{ready}", callers.address),
@@ -139,7 +139,12 @@ async fn run(spec: HostSpec, tls: Option<Arc<Tls>>, workers: usize) -> Result<()
     if let Some(admin) = operators {
         tokio::spawn(listen::run_admin(Arc::clone(&host), admin, shutdown.clone()));
     }
-    tokio::spawn(listen::run(Arc::clone(&host), callers, tls, shutdown.clone()));
+    tokio::spawn(listen::run(
+        Arc::clone(&host),
+        callers,
+        files.tls,
+        shutdown.clone(),
+    ));
 
     let name = tokio::select! {
         _ = interrupt.recv() => "SIGINT",

@@ -9,6 +9,7 @@
 )]
 
 mod body;
+mod callers;
 mod caps;
 mod check;
 mod concurrent;

@@ -22,6 +22,7 @@ use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
+use crate::tokens::TokenSpec;
 use read::{Reader, Section, Value, nearest};
 
 const MIB: u64 = 1024 * 1024;
@@ -117,6 +118,19 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let admin = admin_section
         .scalar("listen", values::address_or_off)
         .unwrap_or(Some(SocketAddr::from(([127, 0, 0, 1], 8081))));
+    let tokens_section = root.section("tokens");
+    let tokens = TokenSpec {
+        hs256_key_file: tokens_section
+            .scalar("hs256_key_file", values::path)
+            .map(|path| reader.resolve(&path)),
+        issuer: tokens_section
+            .scalar("issuer", values::path)
+            .unwrap_or_else(|| "berth".to_owned()),
+        audience: tokens_section
+            .scalar("audience", values::path)
+            .unwrap_or_else(|| "berth".to_owned()),
+    };
+    tokens_section.finish();
     let limits = root.section("limits");
     let host_limits = HostLimits {
         // hyper's smallest buffer is 8 KiB.
@@ -164,6 +178,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     HostSpec {
         listen,
         tls,
+        tokens,
         admin,
         limits: host_limits,
         plugins,

@@ -7,17 +7,21 @@ use tokio::time::timeout;
 
 use super::auth_json::{Input, Output};
 use super::{report, too_late};
+use crate::admit::Admission;
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError, PolicyProblem};
 use crate::gate::AuthCall;
 use crate::respond::{self, Success};
-use crate::runtime::instance::{Exports, Instance, Origin};
+use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
 use crate::runtime::limits::{Meter, metered};
-use crate::runtime::plugin::Version;
+use crate::runtime::plugin::{Plugin, Version};
 use crate::runtime::trap;
 use crate::serve::Record;
 use crate::state::Host;
+use bindings::AuthPolicy;
 use bindings::berth::policy::types::{Principal, Problem, RequestInfo};
+use bindings::exports::berth::policy::auth::Claims;
+use wasmtime::Store;
 
 /// Generated from `wit/policy`.
 #[allow(missing_docs, reason = "generated from WIT, which has the docs")]
@@ -167,29 +171,120 @@ pub async fn call(
         info,
         admission,
     } = call;
-    let limits = plugin.limits;
-    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record));
-    let meter = Arc::new(Meter::new(limits.cpu));
+    let meter = Arc::new(Meter::new(plugin.limits.cpu));
     record.runs(&meter, admission.queued());
-    let mut instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
-    let invoked = timeout(
-        limits.wall,
-        metered(&meter, invoke(&mut instance, &version, op, info, caller, input)),
-    )
-    .await;
-    let error = match invoked {
-        Ok(Ok(result)) => {
-            instance.release(&version, &host.instances);
-            return match result {
-                Ok(output) => encode(op, &output),
-                Err(problem) => Err(Error::Problem(refusal(problem))),
-            };
+    let origin = Arc::new(Origin::new(plugin, version, record));
+    let answered = perform(host, &origin, &meter, admission, async |instance| {
+        invoke(instance, &origin.version, op, info, caller, input).await
+    });
+    match answered.await? {
+        Ok(output) => encode(op, &output),
+        Err(problem) => Err(Error::Problem(refusal(problem))),
+    }
+}
+
+/// Ask the policy who the bearer of a valid token is.
+///
+/// # Errors
+/// The policy's own refusal; [`Error::AuthUnavailable`] if it fails, or says something that can't be passed on.
+pub async fn authenticate(
+    host: &Arc<Host>,
+    record: &Record,
+    plugin: &Arc<Plugin>,
+    version: &Arc<Version>,
+    admission: Admission,
+    info: RequestInfo,
+    claims: Claims,
+) -> Result<Principal, Error> {
+    let meter = Arc::new(Meter::new(plugin.limits.cpu));
+    let origin = Arc::new(Origin::new(Arc::clone(plugin), Arc::clone(version), record));
+    let answered = perform(host, &origin, &meter, admission, async |instance| {
+        let (store, policy) = ready(instance, version).await?;
+        policy
+            .berth_policy_auth()
+            .call_authenticate(store, &info, &claims)
+            .await
+    });
+    match answered.await {
+        Ok(Ok(principal)) if is_usable(&principal) => Ok(principal),
+        Ok(Ok(_)) => {
+            tracing::error!(
+                target: "berth::plugin",
+                plugin = plugin.name,
+                version = version.digest,
+                request_id = record.id_text(),
+                "the auth policy gave a principal that can't be passed on: ids are 1 to {MAX_ID} visible ASCII characters, roles 1 to {MAX_ROLE} letters, digits and \"._:-\", at most {MAX_ROLES}",
+            );
+            Err(Error::AuthUnavailable)
         }
-        Ok(Err(error)) => trap::classify(&error, &meter),
-        Err(_) => Error::Guest(too_late("the policy had not answered", limits.wall)),
+        Ok(Err(problem)) => Err(Error::Problem(refusal(problem))),
+        // Reported already.
+        Err(_) => Err(Error::AuthUnavailable),
+    }
+}
+
+/// The longest id and e-mail address of a principal, in bytes.
+const MAX_ID: usize = 320;
+/// The longest role, in bytes.
+const MAX_ROLE: usize = 64;
+/// The most roles.
+const MAX_ROLES: usize = 64;
+
+/// Ids and roles become headers of the request; a comma stands between two roles.
+fn is_usable(principal: &Principal) -> bool {
+    let id = |text: &str| (1..=MAX_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    let role = |text: &String| {
+        (1..=MAX_ROLE).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
     };
-    report(&origin, &error);
+    id(&principal.user_id)
+        && id(&principal.session_id)
+        && principal.email.len() <= MAX_ID
+        && principal.roles.len() <= MAX_ROLES
+        && principal.roles.iter().all(role)
+}
+
+/// One call within the plugin's limits. An instance that answered goes back to its shelf; one that failed is dropped,
+/// and the failure reported.
+async fn perform<T>(
+    host: &Host,
+    origin: &Arc<Origin>,
+    meter: &Arc<Meter>,
+    admission: Admission,
+    call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<T>,
+) -> Result<T, Error> {
+    let wall = origin.plugin.limits.wall;
+    let mut instance = Instance::obtain(&host.runtime, Arc::clone(origin), meter, admission);
+    let error = match timeout(wall, metered(meter, call(&mut instance))).await {
+        Ok(Ok(answer)) => {
+            instance.release(&origin.version, &host.instances);
+            return Ok(answer);
+        }
+        Ok(Err(error)) => trap::classify(&error, meter),
+        Err(_) => Error::Guest(too_late("the policy had not answered", wall)),
+    };
+    report(origin, &error);
     Err(error)
+}
+
+/// The instance, started.
+async fn ready<'i>(
+    instance: &'i mut Instance,
+    version: &Version,
+) -> wasmtime::Result<(&'i mut Store<Ctx>, &'i AuthPolicy)> {
+    instance.start(&version.pre).await?;
+    match instance {
+        Instance {
+            store,
+            exports: Some(Exports::Auth(policy)),
+            ..
+        } => Ok((store, policy)),
+        _ => Err(wasmtime::Error::msg(
+            "the auth route leads to a plugin that is no auth policy",
+        )),
+    }
 }
 
 async fn invoke(
@@ -200,17 +295,7 @@ async fn invoke(
     caller: Option<Principal>,
     input: Input,
 ) -> wasmtime::Result<Result<Output, Problem>> {
-    instance.start(&version.pre).await?;
-    let Instance {
-        store,
-        exports: Some(Exports::Auth(policy)),
-        ..
-    } = instance
-    else {
-        return Err(wasmtime::Error::msg(
-            "the auth route leads to a plugin that is no auth policy",
-        ));
-    };
+    let (store, policy) = ready(instance, version).await?;
     let auth = policy.berth_policy_auth();
     let caller = caller.as_ref();
     Ok(match (op, input, caller) {

@@ -3,17 +3,17 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::uri::Scheme;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, TrapOrPanicError};
 
-use super::http::{MAX_UNSEEN, error_code, into_guest, no_response, size};
+use super::http::{MAX_UNSEEN, Told, error_code, into_guest, no_response, size};
 use super::{report, too_late};
 use crate::admit::Place;
 use crate::body::{GuestBody, ReplyBody, Stream};
+use crate::dispatch::auth::bindings::berth::policy::types::Principal;
 use crate::error::{Error, Fault, Trap};
 use crate::respond;
 use crate::runtime::concurrent::{self, Failed, NoInstance, Shared};
@@ -33,6 +33,8 @@ pub struct SharedCall {
     pub version: Arc<Version>,
     /// As it came.
     pub request: Request<Incoming>,
+    /// Who calls, where that is needed.
+    pub caller: Option<Principal>,
     /// The place in the plugin's share.
     pub place: Place,
 }
@@ -71,6 +73,7 @@ pub async fn call(
         plugin,
         version,
         request,
+        caller,
         place,
     } = call;
     let wall = plugin.limits.wall;
@@ -80,12 +83,14 @@ pub async fn call(
     record.runs(&Arc::new(Meter::new(plugin.limits.cpu)), place.queued());
     let since = Instant::now();
     let stream = Arc::new(Stream::default());
-    let scheme = if record.is_secure() {
-        Scheme::HTTPS
-    } else {
-        Scheme::HTTP
-    };
-    let request = into_guest(request, scheme, &version, &stream, since, patience)?;
+    let request = into_guest(
+        request,
+        Told::of(record, caller.as_ref()),
+        &version,
+        &stream,
+        since,
+        patience,
+    )?;
     let worker = Arc::new(OnceLock::new());
     let seat = Seat {
         _place: place,

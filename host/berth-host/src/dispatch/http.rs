@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{sleep, timeout};
@@ -25,6 +25,7 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 use super::{report, too_late};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
 use crate::caps::outgoing::is_ours;
+use crate::dispatch::auth::bindings::berth::policy::types::Principal;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::HttpCall;
 use crate::respond;
@@ -54,6 +55,7 @@ pub async fn call(
         plugin,
         version,
         request,
+        caller,
         admission,
     } = call;
     let limits = plugin.limits;
@@ -63,14 +65,10 @@ pub async fn call(
     record.runs(&meter, admission.queued());
     let stream = Arc::new(Stream::default());
     let instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
-    let scheme = if record.is_secure() {
-        Scheme::HTTPS
-    } else {
-        Scheme::HTTP
-    };
+    let told = Told::of(record, caller.as_ref());
     let request = into_guest(
         request,
-        scheme,
+        told,
         &version,
         &stream,
         meter.base(),
@@ -331,11 +329,52 @@ async fn watch(
     report(&origin, &error);
 }
 
+/// What the host tells a handler of a request: in headers that no client can send.
+pub(super) struct Told {
+    scheme: Scheme,
+    request_id: HeaderValue,
+    caller: Option<(HeaderValue, HeaderValue)>,
+}
+
+impl Told {
+    /// Of this request and its caller.
+    pub(super) fn of(record: &Record, caller: Option<&Principal>) -> Self {
+        Self {
+            scheme: if record.is_secure() {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            },
+            request_id: record.id().clone(),
+            // `authenticate` lets no other characters through.
+            caller: caller.and_then(|who| {
+                let roles = HeaderValue::try_from(who.roles.join(","));
+                Some((HeaderValue::from_str(&who.user_id).ok()?, roles.ok()?))
+            }),
+        }
+    }
+
+    fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(BERTH_REQUEST_ID, self.request_id.clone());
+        if let Some((id, roles)) = &self.caller {
+            headers.insert(BERTH_USER_ID, id.clone());
+            headers.insert(BERTH_USER_ROLES, roles.clone());
+        }
+    }
+}
+
+/// The request's id, as in the log and the answer.
+pub const BERTH_REQUEST_ID: HeaderName = HeaderName::from_static("berth-request-id");
+/// Who calls; not there on a public route.
+pub const BERTH_USER_ID: HeaderName = HeaderName::from_static("berth-user-id");
+/// The caller's roles, with commas between them; not there on a public route.
+pub const BERTH_USER_ROLES: HeaderName = HeaderName::from_static("berth-user-roles");
+
 /// The request as the guest sees it: without the headers of the connection and those that only the host may set, and
 /// (0.3) with an absolute target.
 pub(super) fn into_guest(
     request: Request<Incoming>,
-    scheme: Scheme,
+    told: Told,
     version: &Version,
     stream: &Arc<Stream>,
     since: Instant,
@@ -343,19 +382,20 @@ pub(super) fn into_guest(
 ) -> Result<Request<WasiBody>, Error> {
     let (mut parts, body) = request.into_parts();
     strip(&mut parts.headers);
+    told.write(&mut parts.headers);
     let given = parts.uri.authority().is_some();
     if !given {
         // Only HTTP/1.0 gets here without one; wasi:http can't do without.
         parts
             .headers
             .entry(header::HOST)
-            .or_insert(http::HeaderValue::from_static("localhost"));
+            .or_insert(HeaderValue::from_static("localhost"));
     }
     // 0.3 takes all of its target from here; 0.2 only the path, and the authority from Host if it isn't here. What
     // the client calls its scheme is not asked.
     if given || matches!(version.pre, Pre::Http(ProxyPre::P3(_))) {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.scheme = Some(scheme);
+        uri.scheme = Some(told.scheme);
         if uri.authority.is_none()
             && let Some(host) = parts.headers.get(header::HOST)
         {
@@ -371,7 +411,7 @@ pub(super) fn into_guest(
 }
 
 /// Headers of the message that a client must not take away by naming them in `Connection`.
-const ESSENTIAL: [http::HeaderName; 6] = [
+const ESSENTIAL: [HeaderName; 6] = [
     header::CONNECTION,
     header::HOST,
     header::CONTENT_LENGTH,
@@ -382,8 +422,8 @@ const ESSENTIAL: [http::HeaderName; 6] = [
 
 /// Headers that `Connection` names are the connection's (RFC 9110 section 7.6.1); the fixed ones are dropped where
 /// the guest's header map is made. `berth-*` headers speak for the host and can't come from a client.
-fn strip(headers: &mut http::HeaderMap) {
-    let named: Vec<http::HeaderName> = headers
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -391,7 +431,7 @@ fn strip(headers: &mut http::HeaderMap) {
         .filter_map(|name| name.trim().parse().ok())
         .filter(|name| !ESSENTIAL.contains(name))
         .collect();
-    let ours: Vec<http::HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
     for name in named.into_iter().chain(ours) {
         headers.remove(name);
     }

@@ -1,0 +1,50 @@
+//! The files beside the manifest that hold secrets: read once at the start, so that a fault stops it with a sentence.
+
+use std::sync::Arc;
+
+use crate::listen::tls::{Tls, TlsError};
+use crate::state::HostSpec;
+use crate::tokens::{KeyError, Verifier};
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// TLS for callers, if the manifest asks for it.
+    pub tls: Option<Arc<Tls>>,
+    /// Knows valid tokens, if the manifest names a key.
+    pub tokens: Option<Verifier>,
+}
+
+/// Why a file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Certificate or key of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The key of tokens.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl FileError {
+    /// The key of the manifest that names the file.
+    pub const fn key(&self) -> &'static str {
+        match self {
+            Self::Tls(_) => "http.tls_certificate",
+            Self::Key(_) => "tokens.hs256_key_file",
+        }
+    }
+}
+
+impl Files {
+    /// Read all that a manifest names.
+    ///
+    /// # Errors
+    /// The first file that can't be used.
+    pub fn load(spec: &HostSpec) -> Result<Self, FileError> {
+        Ok(Self {
+            tls: spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new),
+            tokens: Verifier::load(&spec.tokens)?,
+        })
+    }
+}
