@@ -9,10 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
 
 use crate::body::ReplyBody;
+use crate::cors::Cors;
 use crate::error::{Error, FieldError, PolicyProblem, Trap};
 
 /// The longest `code` of a policy that is passed on, in bytes.
@@ -100,6 +101,14 @@ pub fn options(allow: &str) -> Response<ReplyBody> {
     if let Ok(value) = HeaderValue::from_str(allow) {
         response.headers_mut().insert(ALLOW, value);
     }
+    response
+}
+
+/// The answer to a preflight.
+pub fn preflight(cors: &Cors, origin: &HeaderValue, method: &Method) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    cors.write_preflight(origin, method, response.headers_mut());
     response
 }
 

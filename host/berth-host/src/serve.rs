@@ -22,7 +22,7 @@ use crate::route::Found;
 use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
 use crate::state::{Host, Route};
-use crate::{dispatch, gate, respond};
+use crate::{cors, dispatch, gate, respond};
 
 /// The header that carries a request's id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -59,6 +59,11 @@ pub async fn request(
 ) -> Result<Response<ReplyBody>, Infallible> {
     let mut record = Record::begin(peer, &request);
     let id = record.id.clone();
+    // Kept only where somebody may ask.
+    let origin = host
+        .has_cors
+        .then(|| request.headers().get(header::ORIGIN).cloned())
+        .flatten();
     let mut response = match handle(&host, &mut record, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -67,6 +72,9 @@ pub async fn request(
             respond::problem(&answer, &id)
         }
     };
+    if let Some(cors) = record.route.as_ref().and_then(|route| route.cors.as_ref()) {
+        cors.write(origin.as_ref(), response.headers_mut());
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     record.status = response.status().as_u16();
     if let Some(mut record) = response.body_mut().attach(record) {
@@ -83,6 +91,14 @@ async fn handle(
 ) -> Result<Response<ReplyBody>, Error> {
     check_head(&request, host.limits.header_bytes)?;
     let uri = request.uri().clone();
+    if let Some((origin, method)) = cors::preflight(request.method(), request.headers())
+        && let Found::Route { target: route, .. } = host.router.find(&method, uri.path())
+        && let Some(cors) = &route.cors
+    {
+        let answer = respond::preflight(cors, origin, &method);
+        record.route = Some(route);
+        return Ok(answer);
+    }
     let (route, params) = match host.router.find(request.method(), uri.path()) {
         Found::Route { target, params } => (target, params),
         Found::Options { allow } => return Ok(respond::options(&allow)),

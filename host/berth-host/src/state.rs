@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admit::{Instances, Slots};
+use crate::cors::Cors;
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
 use crate::listen::tls::TlsFiles;
@@ -40,6 +41,8 @@ pub struct RouteSpec {
     pub methods: Methods,
     /// Who may call it.
     pub access: Access,
+    /// Which other origins may.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// Limits of the host itself.
@@ -82,6 +85,8 @@ pub struct HostSpec {
     pub plugins: Vec<PluginSpec>,
     /// The routes, in the manifest's order.
     pub routes: Vec<RouteSpec>,
+    /// Which other origins may call the routes of the host and its policies.
+    pub cors: Option<Arc<Cors>>,
     /// The manifest, for messages.
     pub file: PathBuf,
 }
@@ -119,6 +124,8 @@ pub struct Host {
     pub instances: Instances,
     /// Limits of the host.
     pub limits: HostLimits,
+    /// Whether any route may be called from another origin.
+    pub has_cors: bool,
     /// When it was built.
     pub started: Instant,
     /// The drain time is over: what is cut from now on is cut by the host.
@@ -140,6 +147,8 @@ pub struct Route {
     pub pattern: String,
     /// Who may call it.
     pub access: Access,
+    /// Which other origins may.
+    pub cors: Option<Arc<Cors>>,
     /// What answers.
     pub target: Target,
 }
@@ -202,6 +211,7 @@ impl Host {
             auth,
             tokens,
             instances: Instances::new(spec.limits.instances),
+            has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,
             started: Instant::now(),
             cutting: AtomicBool::new(false),
@@ -261,23 +271,26 @@ fn router(
     auth: Option<&Arc<Plugin>>,
 ) -> Result<Router<Arc<Route>>, BuildError> {
     let mut router = Router::new();
-    let mut add = |path: &str, methods: &Methods, access: Access, target: Target| {
-        let route = Arc::new(Route {
-            pattern: path.to_owned(),
-            access,
-            target,
-        });
-        router
-            .add(path, methods, route, 0)
-            .map_err(|error| BuildError::Route {
-                path: path.to_owned(),
-                error,
-            })
-    };
+    let mut add =
+        |path: &str, methods: &Methods, access: Access, cors: &Option<Arc<Cors>>, target: Target| {
+            let route = Arc::new(Route {
+                pattern: path.to_owned(),
+                access,
+                cors: cors.clone(),
+                target,
+            });
+            router
+                .add(path, methods, route, 0)
+                .map_err(|error| BuildError::Route {
+                    path: path.to_owned(),
+                    error,
+                })
+        };
     add(
         "/health",
         &Methods::Only(vec![http::Method::GET]),
         Access::Public,
+        &spec.cors,
         Target::Health,
     )?;
     if let Some(auth) = auth {
@@ -292,6 +305,7 @@ fn router(
                 route.path,
                 &methods,
                 access,
+                &spec.cors,
                 Target::Auth(Arc::clone(auth), route.op),
             )?;
         }
@@ -303,6 +317,7 @@ fn router(
                 &route.path,
                 &route.methods,
                 route.access.clone(),
+                &route.cors,
                 Target::Http(Arc::clone(plugin)),
             )?;
         }

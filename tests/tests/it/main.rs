@@ -13,6 +13,7 @@ mod callers;
 mod caps;
 mod check;
 mod concurrent;
+mod cors;
 mod docs;
 mod drain;
 mod hostile;

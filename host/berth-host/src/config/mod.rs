@@ -11,16 +11,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, header};
 
 use crate::caps::settings::Settings;
+use crate::cors::{self, Cors, Origins};
 use crate::grants::{Capability, Grants};
 use crate::listen::tls::TlsFiles;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
+use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
 use crate::tokens::TokenSpec;
 use read::{Reader, Section, Value, nearest};
@@ -114,6 +117,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         .scalar("listen", values::address)
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let tls = tls(reader, &http);
+    let cors = cors(reader, &http).map(Arc::new);
     let admin_section = root.section("admin");
     let admin = admin_section
         .scalar("listen", values::address_or_off)
@@ -174,7 +178,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     limits.finish();
 
     let plugins = plugins(reader, root, defaults);
-    let routes = routes(reader, root, &plugins);
+    let routes = routes(reader, root, &plugins, cors.as_ref());
     HostSpec {
         listen,
         tls,
@@ -183,6 +187,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         limits: host_limits,
         plugins,
         routes,
+        cors,
         file: reader.file().to_owned(),
     }
 }
@@ -213,6 +218,44 @@ fn tls(reader: &Reader<'_>, http: &Section<'_, '_>) -> Option<TlsFiles> {
         }
         _ => None,
     }
+}
+
+/// The `cors` table of `[http]` or of a route.
+fn cors(reader: &Reader<'_>, within: &Section<'_, '_>) -> Option<Cors> {
+    within.value("cors")?;
+    let section = within.section("cors");
+    let fault = |key: &str, message: &str| {
+        let at = section.at_of(key).or(section.at());
+        reader.fault(at, &format!("{}.{key}", section.path()), message.to_owned());
+    };
+    let given = section.value("origins").is_some();
+    let origins = section.list("origins", values::origin);
+    if !given || origins.as_ref().is_some_and(Vec::is_empty) {
+        fault(
+            "origins",
+            "is missing; add who may call, as in [\"https://app.example.com\"], or [\"*\"] for everybody",
+        );
+    }
+    let origins = origins.unwrap_or_default();
+    let any = origins.iter().any(|origin| origin == "*");
+    let credentials = section.scalar("credentials", values::boolean).unwrap_or(false);
+    if any && credentials {
+        fault(
+            "credentials",
+            "can't be had for every origin: any page could call as its visitor; name the origins",
+        );
+    }
+    let headers = section.list("headers", values::header_name);
+    let max_age = section
+        .scalar("max_age", values::duration)
+        .unwrap_or(cors::MAX_AGE);
+    section.finish();
+    Some(Cors {
+        origins: if any { Origins::Any } else { Origins::Only(origins) },
+        headers: headers.unwrap_or_else(|| vec![header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID]),
+        credentials,
+        max_age,
+    })
 }
 
 fn plugin_limits(section: &Section<'_, '_>, defaults: PluginLimits) -> PluginLimits {
@@ -354,7 +397,12 @@ fn settings(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Settings {
     settings
 }
 
-fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -> Vec<RouteSpec> {
+fn routes(
+    reader: &Reader<'_>,
+    root: &Section<'_, '_>,
+    plugins: &[PluginSpec],
+    default_cors: Option<&Arc<Cors>>,
+) -> Vec<RouteSpec> {
     let has_auth = plugins.iter().any(|p| p.policy == Some(Policy::Auth));
     let mut taken = Router::new();
     for (path, method) in fixed_routes(has_auth) {
@@ -445,12 +493,16 @@ fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -
                 ),
             }
         }
+        let cors = cors(reader, &section)
+            .map(Arc::new)
+            .or_else(|| default_cors.cloned());
         section.finish();
         specs.push(RouteSpec {
             path: path.unwrap_or_default(),
             plugin: plugin.unwrap_or_default(),
             methods,
             access: access.unwrap_or(Access::User),
+            cors,
         });
     }
     specs

@@ -46,6 +46,47 @@ fn empty_manifest_has_the_documented_defaults() {
 }
 
 #[test]
+fn cors_is_off_and_a_route_can_have_its_own() {
+    assert_eq!(with_env(GOOD, &[]).unwrap().routes[0].cors, None);
+    let text = format!("[http.cors]\norigins = [\"https://a.test\"]\n{GOOD}");
+    let spec = with_env(&text, &[]).unwrap();
+    assert_eq!(spec.routes[0].cors, spec.cors);
+    let own = format!("{text}cors = {{ origins = [\"*\"], max_age = \"1h\" }}\n");
+    let cors = with_env(&own, &[]).unwrap().routes[0].cors.clone().unwrap();
+    assert_eq!(
+        (&cors.origins, cors.credentials, cors.max_age),
+        (&Origins::Any, false, Duration::from_secs(3600))
+    );
+    let at = |cors: &str| faults(&format!("[http]\ncors = {cors}\n"));
+    assert_eq!(
+        at("{ origins = [\"*\"], credentials = true }"),
+        [
+            "berth.toml:2:41: http.cors.credentials: can't be had for every origin: any page could call as its visitor; name the origins"
+        ]
+    );
+    assert_eq!(
+        at("{ headers = [\"x\"] }"),
+        [
+            "berth.toml:2:8: http.cors.origins: is missing; add who may call, as in [\"https://app.example.com\"], or [\"*\"] for everybody"
+        ]
+    );
+    for bad in ["https://a.test/", "a.test", "https://A.test", "https://", "null"] {
+        assert_eq!(
+            at(&format!("{{ origins = [\"{bad}\"] }}")),
+            [format!(
+                "berth.toml:2:21: http.cors.origins: \"{bad}\" is not an origin: write \"*\", or scheme and host without a path, as in \"https://app.example.com\""
+            )]
+        );
+    }
+    assert_eq!(
+        at("{ origins = [\"*\"], headers = [\"two words\"] }"),
+        [
+            "berth.toml:2:38: http.cors.headers: \"two words\" is not the name of a header, as in \"content-type\""
+        ]
+    );
+}
+
+#[test]
 fn tls_needs_both_files() {
     let spec = with_env("[http]\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"", &[]).unwrap();
     let files = spec.tls.unwrap();
@@ -144,7 +185,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             "[http]\nzebra = 1\n".into(),
             vec![
-                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
+                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
             ],
         ),
         (

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, HeaderValue, Method};
 
 use super::read::{Value, nearest};
 use crate::runtime::plugin::Policy;
@@ -165,6 +165,36 @@ pub(super) fn method(value: &Value) -> Parsed<Method> {
     known
         .and_then(|k| k.parse().ok())
         .ok_or_else(|| unknown("method", &text, &KNOWN))
+}
+
+/// An origin as a browser writes it, or `*`.
+pub(super) fn origin(value: &Value) -> Parsed<HeaderValue> {
+    let text = text(value)?;
+    let wrong = || {
+        format!(
+            "{text:?} is not an origin: write \"*\", or scheme and host without a path, as in \"https://app.example.com\""
+        )
+    };
+    let plain = text == "*"
+        || text.split_once("://").is_some_and(|(scheme, host)| {
+            !scheme.is_empty()
+                && !host.is_empty()
+                && !text.bytes().any(|b| b.is_ascii_uppercase())
+                && !host.contains(['/', '?', '#', '@', '*'])
+                && host.parse::<http::uri::Authority>().is_ok()
+        });
+    if plain {
+        HeaderValue::from_str(&text).map_err(|_| wrong())
+    } else {
+        Err(wrong())
+    }
+}
+
+/// A header's name.
+pub(super) fn header_name(value: &Value) -> Parsed<HeaderName> {
+    let text = text(value)?;
+    text.parse()
+        .map_err(|_| format!("{text:?} is not the name of a header, as in \"content-type\""))
 }
 
 pub(super) fn is_plugin_name(name: &str) -> bool {
