@@ -14,6 +14,8 @@ mod check;
 mod docs;
 mod drain;
 mod hostile;
+mod hostile_limits;
+mod hostile_responses;
 mod load_faults;
 mod manifest;
 mod policy;
