@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use berth_tests::berth::{Berth, Manifest};
+use berth_tests::berth::{Berth, Manifest, PATIENCE};
 use berth_tests::root;
 use berth_tests::wire::{Connection, get, head};
 use tempfile::TempDir;
@@ -106,6 +106,30 @@ fn instance_that_leaks_memory_is_given_up() {
         assert_eq!(berth.get("/leak/memory/1024").text(), "leaked 1024\n");
     }
     assert_eq!(berth.metric("berth_plugin_traps_total", &["leak", "memory"]), 0.0);
+}
+
+#[test]
+fn instance_that_leaks_a_little_is_used_again_and_then_given_up() {
+    for (fixture, path) in [
+        ("fixtures/leak", "/leak/fields"),
+        ("fixtures/bad-p3", "/bad-p3/leak"),
+    ] {
+        let berth = Manifest::new()
+            .handler_with(fixture, "reuse = \"serial\"")
+            .start();
+        for (leaked, idle) in [(0, 1.0), (1, 1.0), (1, 1.0), (100, 0.0), (0, 1.0)] {
+            let answer = berth.get(&format!("{path}/{leaked}"));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            // The guest may be done a moment after its answer.
+            let started = Instant::now();
+            while berth.metric("berth_instances_idle", &[]) != idle
+                || berth.metric("berth_instances_free", &[]) != 256.0 - idle
+            {
+                assert!(started.elapsed() < PATIENCE, "{path}/{leaked}: not {idle} idle");
+                std::thread::yield_now();
+            }
+        }
+    }
 }
 
 #[test]

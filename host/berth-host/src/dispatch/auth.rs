@@ -12,9 +12,10 @@ use crate::error::{Error, FieldError, PolicyProblem};
 use crate::gate::AuthCall;
 use crate::respond::{self, Success};
 use crate::runtime::instance::{Exports, Instance, Origin};
-use crate::runtime::limits::{Meter, metered};
+use crate::runtime::limits::Meter;
 use crate::runtime::plugin::Version;
 use crate::runtime::trap;
+use crate::runtime::turns::metered;
 use crate::serve::Record;
 use crate::state::Host;
 use bindings::berth::policy::types::{Principal, Problem, RequestInfo};
@@ -169,7 +170,7 @@ pub async fn call(
     } = call;
     let limits = plugin.limits;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
-    let meter = Arc::new(Meter::new(limits.cpu));
+    let meter = Arc::new(Meter::new(limits.cpu, Arc::clone(&host.runtime.turns)));
     record.runs(&meter, admission.queued());
     let mut instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
     let invoked = timeout(

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -26,6 +26,8 @@ use crate::dispatch::auth::bindings::AuthPolicy;
 
 /// Host resources (bodies, streams, pollables …) that one store may hold at once. wasmtime's default is a million.
 const MAX_RESOURCES: usize = 4_096;
+/// The same for what the component model's own streams, futures and tasks need; a future takes a few entries.
+const MAX_CONCURRENT: usize = 4 * MAX_RESOURCES;
 /// Bytes that one host call may lift out of the guest. wasmtime's default is 128 MiB.
 const MAX_LIFTED: usize = 4 * 1024 * 1024;
 /// Bytes of one header map in memory.
@@ -101,7 +103,6 @@ pub struct Ctx {
     outgoing: Outgoing,
     limiter: Limiter,
     meter: Arc<Meter>,
-    hogs: Arc<Semaphore>,
     current: Arc<CurrentOrigin>,
     origin: Arc<Origin>,
     /// The request's place in its plugin's share; given back when it is done with the store.
@@ -226,9 +227,14 @@ impl Instance {
     /// holds what a request left behind.
     pub fn release(mut self, version: &Version, instances: &Instances) {
         self.uses = self.uses.saturating_sub(1);
+        let streams = self
+            .store
+            .concurrent_resource_table()
+            .map_or(0, |t| t.iter_mut().count());
         let ctx = self.store.data_mut();
         let grown = ctx.limiter.sizes() != self.born_with;
-        if self.uses > 0 && !grown && ctx.table.iter_mut().count() <= MAX_LEFT_OVER {
+        let left_over = streams + ctx.table.iter_mut().count();
+        if self.uses > 0 && !grown && left_over <= MAX_LEFT_OVER {
             // Its place goes to the next request only when the instance is there for it.
             let place = ctx.place.take();
             version.shelf.put(self);
@@ -268,7 +274,6 @@ fn store(
         outgoing: Outgoing::new(Arc::clone(&origin)),
         limiter: Limiter::new(Arc::clone(meter), Arc::clone(&runtime.budget), memory_limit),
         meter: Arc::clone(meter),
-        hogs: Arc::clone(&runtime.hogs),
         current,
         origin,
         place: Some(place),
@@ -276,8 +281,11 @@ fn store(
     };
     let mut store = Store::new(&runtime.engine, ctx);
     store.limiter(|ctx| &mut ctx.limiter);
+    if let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(MAX_CONCURRENT);
+    }
     store.set_hostcall_fuel(MAX_LIFTED);
-    store.epoch_deadline_callback(|store| Ok(on_epoch(&store.data().meter, &store.data().hogs)));
+    store.epoch_deadline_callback(|store| Ok(on_epoch(&store.data().meter)));
     store.set_epoch_deadline(1);
     store
 }

@@ -1,24 +1,23 @@
 //! What one request may use: CPU time, wall time, memory.
 //!
 //! Two clocks, because neither sees what the other sees. *CPU time* counts only while the guest's future is being
-//! polled ([`metered`]), so queueing, uploads and waiting in host calls are free (being descheduled on a
+//! polled ([`super::turns::metered`]), so queueing, uploads and waiting in host calls are free (being descheduled on a
 //! crowded machine is not); a guest that never returns from a
 //! poll is caught by the epoch callback ([`on_epoch`]), which runs inside the guest every [`TICK`]. *Wall time* is a
 //! timer outside the store ([`crate::dispatch`]), which catches a guest that is parked in a host call.
 //!
 //! At each tick the guest also gives its worker thread back, or two spinning guests would stop a two-core host.
 //! A request that has used more than [`FREE_TICKS`] ticks is a *hog*: from then on it runs only with one of as many
-//! permits as there are workers but one (one at least), so that a thread is left for everybody else.
+//! permits as there are workers but one (one at least), so that a thread is left for everybody else; see [`super::turns`].
 
-use std::future::Future;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
+
+use super::turns::Turns;
 
 /// How often the engine's epoch moves on, and so the precision of the CPU limit.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -43,6 +42,11 @@ pub struct Meter {
     refused: AtomicU8,
     hog: AtomicBool,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
+    turns: Arc<Turns>,
+    /// A tick found the guest running during the present poll.
+    caught: AtomicBool,
+    /// The guest's own future waits for a hog's permit.
+    queued: AtomicBool,
 }
 
 /// A growth that the limiter refused.
@@ -61,7 +65,7 @@ pub enum Refused {
 
 impl Meter {
     /// A meter at zero.
-    pub fn new(limit: Duration) -> Self {
+    pub fn new(limit: Duration, turns: Arc<Turns>) -> Self {
         Self {
             base: Instant::now(),
             spent: AtomicU64::new(0),
@@ -71,7 +75,24 @@ impl Meter {
             refused: AtomicU8::new(0),
             hog: AtomicBool::new(false),
             permit: Mutex::new(None),
+            turns,
+            caught: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether the guest was caught since this was last asked.
+    pub(super) fn take_caught(&self) -> bool {
+        // A load alone in the usual case: a swap takes the cache line for itself.
+        self.caught.load(Ordering::Relaxed) && self.caught.swap(false, Ordering::Relaxed)
     }
 
     /// When the meter was made: the start of the request's run.
@@ -107,11 +128,11 @@ impl Meter {
         u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn enter(&self) {
+    pub(super) fn enter(&self) {
         self.entered.store(self.now(), Ordering::Relaxed);
     }
 
-    fn leave(&self) {
+    pub(super) fn leave(&self) {
         let slice = self.now().saturating_sub(self.entered.load(Ordering::Relaxed));
         self.spent.fetch_add(slice, Ordering::Relaxed);
         if self.hog.load(Ordering::Relaxed) {
@@ -130,57 +151,30 @@ impl Meter {
 }
 
 /// The epoch callback's decision for a guest that is running now.
-pub fn on_epoch(meter: &Arc<Meter>, hogs: &Arc<Semaphore>) -> UpdateDeadline {
+pub fn on_epoch(meter: &Arc<Meter>) -> UpdateDeadline {
     let used = meter.running();
     if used >= meter.limit {
         meter.exhausted.store(true, Ordering::Relaxed);
         return UpdateDeadline::Interrupt;
     }
+    meter.caught.store(true, Ordering::Relaxed);
     if used < u64::from(FREE_TICKS) * TICK.as_nanos() as u64 {
         // `YieldCustom` and not `Yield`: wasmtime's own yield goes to the front of the run queue and starves I/O.
         return UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()));
     }
     meter.hog.store(true, Ordering::Relaxed);
-    let (meter, hogs) = (Arc::clone(meter), Arc::clone(hogs));
+    meter.queued.store(true, Ordering::Relaxed);
+    let meter = Arc::clone(meter);
     UpdateDeadline::YieldCustom(
         1,
         Box::pin(async move {
             // Give the thread back first; the permit of the last slice is returned when the poll ends.
             tokio::task::yield_now().await;
-            // The semaphore is never closed, so an error can't happen; without a permit the guest just goes on.
-            if let Ok(permit) = hogs.acquire_owned().await {
-                meter.hold(Some(permit));
-            }
+            let permit = meter.turns.hog().await;
+            meter.hold(permit);
+            meter.queued.store(false, Ordering::Relaxed);
         }),
     )
-}
-
-/// Count the time of every poll of `future` on `meter`.
-pub async fn metered<F: Future>(meter: &Meter, future: F) -> F::Output {
-    struct Metered<'a, F> {
-        meter: &'a Meter,
-        future: Pin<&'a mut F>,
-    }
-    impl<F: Future> Future for Metered<'_, F> {
-        type Output = F::Output;
-        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-            struct Leave<'a>(&'a Meter);
-            impl Drop for Leave<'_> {
-                fn drop(&mut self) {
-                    self.0.leave();
-                }
-            }
-            self.meter.enter();
-            // Also when the poll panics: a permit must not be lost.
-            let _leave = Leave(self.meter);
-            self.future.as_mut().poll(cx)
-        }
-    }
-    Metered {
-        meter,
-        future: pin!(future),
-    }
-    .await
 }
 
 /// How much linear memory all guests of the process may have together, and how much they have.

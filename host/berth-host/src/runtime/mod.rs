@@ -7,6 +7,7 @@
 //! - [`reuse`]: instances that serve more than one request.
 //! - [`limits`]: CPU time, memory.
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
+//! - [`turns`]: who may run guest code when many want to.
 
 pub mod engine;
 pub mod instance;
@@ -15,3 +16,4 @@ pub mod link;
 pub mod plugin;
 pub mod reuse;
 pub mod trap;
+pub mod turns;
