@@ -117,6 +117,11 @@ pub fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
+/// Whether a response with this status may say how long its body is, by RFC 9110 section 8.6.
+pub fn may_have_length(status: StatusCode) -> bool {
+    !status.is_informational() && status != StatusCode::NO_CONTENT
+}
+
 /// The status, code and texts of an error.
 pub fn answer(error: &Error) -> Answer {
     use StatusCode as S;

@@ -17,6 +17,8 @@ mod cors;
 mod docs;
 mod drain;
 mod hostile;
+mod hostile_limits;
+mod hostile_responses;
 mod http2;
 mod load_faults;
 mod manifest;

@@ -13,9 +13,10 @@ use crate::error::{Error, FieldError, PolicyProblem};
 use crate::gate::AuthCall;
 use crate::respond::{self, Success};
 use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
-use crate::runtime::limits::{Meter, metered};
+use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
 use crate::runtime::trap;
+use crate::runtime::turns::metered;
 use crate::serve::Record;
 use crate::state::Host;
 use bindings::AuthPolicy;
@@ -171,7 +172,7 @@ pub async fn call(
         info,
         admission,
     } = call;
-    let meter = Arc::new(Meter::new(plugin.limits.cpu));
+    let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     record.runs(&meter, admission.queued());
     let origin = Arc::new(Origin::new(plugin, version, record));
     let answered = perform(host, &origin, &meter, admission, async |instance| {
@@ -196,7 +197,7 @@ pub async fn authenticate(
     info: RequestInfo,
     claims: Claims,
 ) -> Result<Principal, Error> {
-    let meter = Arc::new(Meter::new(plugin.limits.cpu));
+    let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     let origin = Arc::new(Origin::new(Arc::clone(plugin), Arc::clone(version), record));
     let answered = perform(host, &origin, &meter, admission, async |instance| {
         let (store, policy) = ready(instance, version).await?;

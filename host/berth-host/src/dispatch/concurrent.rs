@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use wasmtime_wasi_http::WasiBody;
@@ -80,7 +80,10 @@ pub async fn call(
     let patience = host.limits.idle_time;
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(Arc::clone(&plugin), Arc::clone(&version), record));
-    record.runs(&Arc::new(Meter::new(plugin.limits.cpu)), place.queued());
+    record.runs(
+        &Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns))),
+        place.queued(),
+    );
     let since = Instant::now();
     let stream = Arc::new(Stream::default());
     let request = into_guest(
@@ -142,11 +145,15 @@ fn reply(
     is_head: bool,
 ) -> Response<ReplyBody> {
     let (parts, body) = response.into_parts();
-    let head = Response::from_parts(parts, ());
-    stream.attach(body);
+    let mut head = Response::from_parts(parts, ());
+    let bodiless = is_head || respond::is_bodiless(head.status());
+    stream.attach(body, if bodiless { None } else { size(&head) });
+    if !respond::may_have_length(head.status()) {
+        head.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     let (mut body, _) = GuestBody::new(stream, since, size(&head));
     body.sit(seat, patience);
-    let reply = if is_head || respond::is_bodiless(head.status()) {
+    let reply = if bodiless {
         tokio::spawn(body.drain(MAX_UNSEEN));
         ReplyBody::empty()
     } else {

@@ -30,9 +30,10 @@ use crate::error::{Error, Fault, Trap};
 use crate::gate::HttpCall;
 use crate::respond;
 use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
-use crate::runtime::limits::{Meter, metered};
+use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Pre, Version};
 use crate::runtime::trap;
+use crate::runtime::turns::metered;
 use crate::serve::Record;
 use crate::state::Host;
 
@@ -61,7 +62,7 @@ pub async fn call(
     let limits = plugin.limits;
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record));
-    let meter = Arc::new(Meter::new(limits.cpu));
+    let meter = Arc::new(Meter::new(limits.cpu, Arc::clone(&host.runtime.turns)));
     record.runs(&meter, admission.queued());
     let stream = Arc::new(Stream::default());
     let instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
@@ -82,6 +83,7 @@ pub async fn call(
         version,
         meter: Arc::clone(&meter),
         stream: Arc::clone(&stream),
+        is_head,
     };
     let mut driver: Driver = Box::pin(run.drive(request, head_tx));
     let mut ended = None;
@@ -109,15 +111,22 @@ pub async fn call(
         )))
     });
 
-    let head = match head {
+    let mut head = match head {
         Ok(head) => head,
         Err(error) => {
             report(&origin, &error);
             return Err(error);
         }
     };
-    if let Some(Err(error)) = &ended {
+    if let Some(Err(error)) = ended.as_ref() {
         report(&origin, error);
+        // Nothing was sent yet, so there is a better answer than half of one.
+        if !stream.is_complete() {
+            return Err(error.clone());
+        }
+    }
+    if !respond::may_have_length(head.status()) {
+        head.headers_mut().remove(header::CONTENT_LENGTH);
     }
     let rest = ended.is_none().then_some(driver);
     let since = meter.base();
@@ -141,6 +150,7 @@ struct Run {
     version: Arc<Version>,
     meter: Arc<Meter>,
     stream: Arc<Stream>,
+    is_head: bool,
 }
 
 impl Run {
@@ -153,10 +163,15 @@ impl Run {
             version,
             meter,
             stream,
+            is_head,
         } = self;
+        let mut bodiless = is_head;
         let (tx, mut rx) = oneshot::channel();
         let outcome = {
-            let mut run = pin!(metered(&meter, run(&mut instance, &version.pre, request, tx)));
+            let mut run = pin!(metered(
+                &meter,
+                run(&mut instance, &version.pre, request, tx, &stream)
+            ));
             let mut ended = None;
             let head = poll_fn(|cx| {
                 if ended.is_none()
@@ -182,9 +197,11 @@ impl Run {
                 }
                 (Some(Ok(response)), ended) => {
                     let (parts, body) = response.into_parts();
-                    stream.attach(body);
+                    let head = Response::from_parts(parts, ());
+                    bodiless |= respond::is_bodiless(head.status());
+                    stream.attach(body, if bodiless { None } else { size(&head) });
                     // If nobody waits any more, the driver is about to be dropped.
-                    let _ = head_tx.send(Response::from_parts(parts, ()));
+                    let _ = head_tx.send(head);
                     match ended {
                         Some(end) => end,
                         None => run.await,
@@ -197,6 +214,10 @@ impl Run {
         };
         match outcome {
             Ok(()) => {
+                let settled = stream.settle();
+                if !bodiless && let Err(fault) = settled {
+                    return Err(Error::Guest(fault));
+                }
                 instance.release(&version, &host.instances);
                 Ok(())
             }
@@ -216,6 +237,7 @@ async fn run(
     pre: &Pre,
     request: Request<WasiBody>,
     tx: oneshot::Sender<wasmtime::Result<Response<WasiBody>>>,
+    stream: &Stream,
 ) -> wasmtime::Result<()> {
     instance.start(pre).await?;
     let Instance {
@@ -234,6 +256,10 @@ async fn run(
             // Deadlines are kept outside: a timer in here isn't polled while the guest is in a host call.
             prepared.run(accessor, std::future::pending()).await?;
             poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            // The store still moves what a 0.3 guest has passed on: trailers, another body.
+            if matches!(proxy, Proxy::P3(_)) {
+                poll_fn(|cx| stream.poll_end(cx)).await;
+            }
             Ok(())
         })
         .await?

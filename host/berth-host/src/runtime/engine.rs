@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
@@ -14,6 +13,7 @@ use wasmtime::{
 use super::instance::Ctx;
 use super::limits::{Budget, MAX_TABLE_ELEMENTS, TICK};
 use super::link;
+use super::turns::Turns;
 
 /// What the pools are sized for.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +51,8 @@ pub struct Runtime {
     /// Everything that can be imported, WASI and `berth:host` alike; what a plugin may import of it is decided by
     /// its grants before it is linked.
     pub(super) linker: Linker<Ctx>,
-    /// See [`super::limits`].
-    pub(super) hogs: Arc<Semaphore>,
+    /// Whose turn it is to run guest code.
+    pub turns: Arc<Turns>,
     /// See [`super::limits`].
     pub budget: Arc<Budget>,
     /// How memory is reset between two tenants of a slot.
@@ -103,7 +103,7 @@ impl Runtime {
         Ok(Self {
             engine,
             linker,
-            hogs: Arc::new(Semaphore::new(settings.workers.saturating_sub(1).max(1))),
+            turns: Arc::new(Turns::new(settings.workers)),
             budget: Arc::new(Budget::new(settings.memory_budget)),
             reset,
             settings,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -29,6 +29,8 @@ use crate::serve::Record;
 
 /// Host resources (bodies, streams, pollables …) that one store may hold at once. wasmtime's default is a million.
 const MAX_RESOURCES: usize = 4_096;
+/// The same for what the component model's own streams, futures and tasks need; a future takes a few entries.
+const MAX_CONCURRENT: usize = 4 * MAX_RESOURCES;
 /// Bytes that one host call may lift out of the guest. wasmtime's default is 128 MiB.
 const MAX_LIFTED: usize = 4 * 1024 * 1024;
 /// Bytes of one header map in memory.
@@ -128,7 +130,6 @@ pub struct Ctx {
     outgoing: Outgoing,
     limiter: Limiter,
     meter: Arc<Meter>,
-    hogs: Arc<Semaphore>,
     current: Arc<CurrentOrigin>,
     origin: Arc<Origin>,
     /// The requests of a store that serves several at once; else empty.
@@ -291,9 +292,14 @@ impl Instance {
     /// holds what a request left behind.
     pub fn release(mut self, version: &Version, instances: &Instances) {
         self.uses = self.uses.saturating_sub(1);
+        let streams = self
+            .store
+            .concurrent_resource_table()
+            .map_or(0, |t| t.iter_mut().count());
         let ctx = self.store.data_mut();
         let grown = has_grown(self.born_with, ctx.limiter.sizes());
-        if self.uses > 0 && !grown && ctx.resources() <= MAX_LEFT_OVER {
+        let left_over = streams + ctx.resources();
+        if self.uses > 0 && !grown && left_over <= MAX_LEFT_OVER {
             // Its place goes to the next request only when the instance is there for it.
             let place = ctx.place.take();
             version.shelf.put(self);
@@ -333,7 +339,6 @@ fn store(
         outgoing: Outgoing::new(Arc::clone(&origin)),
         limiter: Limiter::new(Arc::clone(meter), Arc::clone(&runtime.budget), memory_limit),
         meter: Arc::clone(meter),
-        hogs: Arc::clone(&runtime.hogs),
         current,
         origin,
         tasks: Vec::new(),
@@ -342,8 +347,11 @@ fn store(
     };
     let mut store = Store::new(&runtime.engine, ctx);
     store.limiter(|ctx| &mut ctx.limiter);
+    if let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(MAX_CONCURRENT);
+    }
     store.set_hostcall_fuel(MAX_LIFTED);
-    store.epoch_deadline_callback(|store| Ok(on_epoch(&store.data().meter, &store.data().hogs)));
+    store.epoch_deadline_callback(|store| Ok(on_epoch(&store.data().meter)));
     store.set_epoch_deadline(1);
     store
 }

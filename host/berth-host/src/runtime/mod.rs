@@ -8,6 +8,7 @@
 //! - [`concurrent`]: instances that serve several requests at once.
 //! - [`limits`]: CPU time, memory.
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
+//! - [`turns`]: who may run guest code when many want to.
 
 pub mod concurrent;
 pub mod engine;
@@ -17,3 +18,4 @@ pub mod link;
 pub mod plugin;
 pub mod reuse;
 pub mod trap;
+pub mod turns;
