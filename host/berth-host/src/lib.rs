@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod error;
 pub mod gate;
 pub mod grants;
+pub mod headers;
 pub mod health;
 pub mod listen;
 pub mod metrics;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::read::{Value, nearest};
+use crate::grants::hosts::HostEntry;
 use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
 use crate::state::Access;
@@ -161,6 +162,11 @@ pub(super) fn method(value: &Value) -> Parsed<Method> {
     known
         .and_then(|k| k.parse().ok())
         .ok_or_else(|| unknown("method", &text, &KNOWN))
+}
+
+/// A host that a plugin may call.
+pub(super) fn host_entry(value: &Value) -> Parsed<HostEntry> {
+    text(value)?.parse()
 }
 
 pub(super) fn is_plugin_name(name: &str) -> bool {

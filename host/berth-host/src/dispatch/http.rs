@@ -23,9 +23,9 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use super::{report, too_late};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
-use crate::caps::outgoing::is_ours;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::HttpCall;
+use crate::headers;
 use crate::respond;
 use crate::runtime::instance::{Exports, Instance, Origin};
 use crate::runtime::limits::{Meter, metered};
@@ -297,7 +297,7 @@ fn into_guest(
     patience: Duration,
 ) -> Result<Request<WasiBody>, Error> {
     let (mut parts, body) = request.into_parts();
-    strip(&mut parts.headers);
+    headers::strip(&mut parts.headers);
     if parts.uri.authority().is_none() {
         // Only HTTP/1.0 gets here without one; wasi:http can't do without.
         parts
@@ -326,33 +326,6 @@ fn into_guest(
     }
     let body = RequestBody::new(body, Arc::clone(stream), since, patience).boxed_unsync();
     Ok(Request::from_parts(parts, body))
-}
-
-/// Headers of the message that a client must not take away by naming them in `Connection`.
-const ESSENTIAL: [http::HeaderName; 6] = [
-    header::CONNECTION,
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::TRANSFER_ENCODING,
-    header::AUTHORIZATION,
-];
-
-/// Headers that `Connection` names are the connection's (RFC 9110 section 7.6.1); the fixed ones are dropped where
-/// the guest's header map is made. `berth-*` headers speak for the host and can't come from a client.
-fn strip(headers: &mut http::HeaderMap) {
-    let named: Vec<http::HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| !ESSENTIAL.contains(name))
-        .collect();
-    let ours: Vec<http::HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
-    for name in named.into_iter().chain(ours) {
-        headers.remove(name);
-    }
 }
 
 fn size(head: &Head) -> Option<u64> {

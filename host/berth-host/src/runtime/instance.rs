@@ -5,7 +5,7 @@
 //! process shares in [`Runtime`].
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderValue;
@@ -45,6 +45,7 @@ pub struct Origin {
     /// The request's id.
     pub request_id: HeaderValue,
     lines: AtomicU32,
+    ended: AtomicBool,
 }
 
 impl Origin {
@@ -55,7 +56,13 @@ impl Origin {
             version,
             request_id,
             lines: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the store no longer works for the request: what it left unfinished will stay so.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// The request's id as text.
@@ -75,6 +82,15 @@ impl Origin {
             );
         }
         before < MAX_LINES
+    }
+}
+
+/// Says that a request has ended, when it is dropped.
+struct Lease(Arc<Origin>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
     }
 }
 
@@ -159,6 +175,9 @@ pub enum Exports {
 
 /// A store with an instance in it, or about to have one.
 pub struct Instance {
+    /// Before the store, because fields are dropped in this order: what a closing store cuts off must not look
+    /// finished to whoever reads it.
+    lease: Option<Lease>,
     /// The store.
     pub store: Store<Ctx>,
     /// What it exports; nothing until it is instantiated.
@@ -187,6 +206,7 @@ impl Instance {
             }
             Admission::Fresh { place, instance } => Self {
                 uses: origin.plugin.reuse.uses(),
+                lease: Some(Lease(Arc::clone(&origin))),
                 store: store(runtime, origin, meter, place, instance),
                 exports: None,
                 born_with: (0, 0),
@@ -211,6 +231,7 @@ impl Instance {
 
     /// Everything of the last request is replaced by the next one's.
     fn renew(&mut self, origin: Arc<Origin>, meter: &Arc<Meter>, place: Place) {
+        self.lease = Some(Lease(Arc::clone(&origin)));
         let ctx = self.store.data_mut();
         ctx.outgoing = Outgoing::new(Arc::clone(&origin));
         ctx.limiter.renew(Arc::clone(meter));
@@ -226,6 +247,7 @@ impl Instance {
     /// holds what a request left behind.
     pub fn release(mut self, version: &Version, instances: &Instances) {
         self.uses = self.uses.saturating_sub(1);
+        self.lease = None;
         let ctx = self.store.data_mut();
         let grown = ctx.limiter.sizes() != self.born_with;
         if self.uses > 0 && !grown && ctx.table.iter_mut().count() <= MAX_LEFT_OVER {
