@@ -15,9 +15,9 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
-use crate::caps::outgoing::{is_forbidden, is_ours};
 use crate::dispatch::concurrent::Seat;
 use crate::error::{Fault, Trap};
+use crate::headers::without_forbidden_trailers;
 use crate::listen::StreamGuard;
 use crate::serve::Record;
 
@@ -562,18 +562,5 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A trailer is a header that comes late: what can't be in the head can't be here.
-fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            let hidden = |name: &&http::HeaderName| is_forbidden(name) || is_ours(name);
-            let names: Vec<http::HeaderName> = trailers.keys().filter(hidden).cloned().collect();
-            names.into_iter().for_each(|name| drop(trailers.remove(name)));
-            Frame::trailers(trailers)
-        }
-        Err(frame) => frame,
     }
 }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod files;
 pub mod gate;
 pub mod grants;
+pub mod headers;
 pub mod health;
 pub mod listen;
 pub mod metrics;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admit::{Instances, Slots};
+use crate::caps::outgoing::Client;
 use crate::cors::Cors;
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
@@ -258,7 +259,9 @@ fn plugin((spec, loaded): (&PluginSpec, Result<Version, LoadFault>)) -> Arc<Plug
         name: spec.name.clone(),
         limits: spec.limits,
         reuse: spec.reuse,
+        grants: spec.grants.clone(),
         settings: spec.settings.clone(),
+        outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
         slots: Slots::new(spec.limits.concurrency),
         metrics: PluginMetrics::default(),
         current: loaded.map(Arc::new),

@@ -18,6 +18,7 @@ use http::{Method, header};
 
 use crate::caps::settings::Settings;
 use crate::cors::{self, Cors, Origins};
+use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
 use crate::listen::tls::TlsFiles;
 use crate::route::{AddError, Methods, Router};
@@ -356,9 +357,18 @@ fn reuse(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Reuse {
 
 fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
     let section = plugin.section("grants");
-    let granted = section.keys().into_iter().filter_map(|(key, at)| {
-        let Some(capability) = Capability::ALL.into_iter().find(|c| c.key() == key) else {
-            let known = Capability::ALL.map(Capability::key);
+    let mut http = HttpGrant::default();
+    let mut capabilities = Vec::new();
+    for (key, at) in section.keys() {
+        if key == Grants::HTTP {
+            http = hosts(reader, &section, &key);
+        } else if let Some(capability) = Capability::ALL.into_iter().find(|c| c.key() == key) {
+            if section.scalar(&key, values::boolean) == Some(true) {
+                capabilities.push(capability);
+            }
+        } else {
+            let mut known = Capability::ALL.map(Capability::key).to_vec();
+            known.push(Grants::HTTP);
             let hint = nearest(&key, &known).map(|k| format!("did you mean \"{k}\"?"));
             let hint = hint.unwrap_or_else(|| format!("there is {}", values::list(&known)));
             reader.fault(
@@ -366,14 +376,32 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
                 &format!("{}.{key}", section.path()),
                 format!("there is no such grant; {hint}"),
             );
-            return None;
-        };
-        section
-            .scalar(&key, values::boolean)
-            .filter(|given| *given)
-            .map(|_| capability)
-    });
-    Grants::new(granted.collect())
+        }
+    }
+    Grants::new(capabilities).with_http(http)
+}
+
+fn hosts(reader: &Reader<'_>, grants: &Section<'_, '_>, key: &str) -> HttpGrant {
+    let fault = |message: String| {
+        reader.fault(grants.at_of(key), &format!("{}.{key}", grants.path()), message);
+        HttpGrant::default()
+    };
+    match grants.value(key) {
+        Some(Value::Array) => {}
+        Some(other) => {
+            return fault(format!(
+                "must be a list of the hosts that the plugin may call, as in [\"api.example.com\"], not {}",
+                other.kind()
+            ));
+        }
+        None => return HttpGrant::default(),
+    }
+    match grants.list(key, values::host_entry) {
+        Some(entries) if entries.is_empty() => {
+            fault("the list is empty; leave the key out to allow no host".to_owned())
+        }
+        entries => HttpGrant::new(entries.unwrap_or_default()),
+    }
 }
 
 fn settings(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Settings {

@@ -173,6 +173,14 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         )
     };
     let public = "access = \"public\"";
+    // One entry a line, from the fourth.
+    let hosts = |entries: &[&str]| {
+        let lines: Vec<String> = entries.iter().map(|e| format!("{e:?},\n")).collect();
+        format!(
+            "[plugins.a]\ncomponent = \"a\"\ngrants.http = [\n{}]\n",
+            lines.concat()
+        )
+    };
     let table: Vec<(String, Vec<&str>)> = vec![
         (
             "[http]\nlisen = \"127.0.0.1:80\"\n".into(),
@@ -250,7 +258,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, sql = true }\n".into(),
             vec![
                 "berth.toml:3:12: plugins.a.grants.logs: there is no such grant; did you mean \"log\"?",
-                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\" and \"log\"",
+                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\", \"log\" and \"http\"",
             ],
         ),
         (
@@ -258,6 +266,38 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec![
                 "berth.toml:3:18: plugins.a.grants.log: must be true or false, not a string",
                 "berth.toml:4:14: plugins.a.settings.list: a setting is a string, a number or a boolean",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { http = true }\n".into(),
+            vec![
+                "berth.toml:3:19: plugins.a.grants.http: must be a list of the hosts that the plugin may call, as in [\"api.example.com\"], not a boolean",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { http = [] }\n".into(),
+            vec!["berth.toml:3:19: plugins.a.grants.http: the list is empty; leave the key out to allow no host"],
+        ),
+        (
+            hosts(&["ftp://a.example", "https://a.example/path", "a b", "a.example:0", "a.*.example", "*a.example"]),
+            vec![
+                "berth.toml:4:1: plugins.a.grants.http: \"ftp\" is not a scheme; there is \"http\" and \"https\"",
+                "berth.toml:5:1: plugins.a.grants.http: a path can't be granted; write the host alone, as in \"a.example\"",
+                "berth.toml:6:1: plugins.a.grants.http: \"a b\" is not a host, as in \"api.example.com\", \"*.example.com\", \"api.example.com:8443\" or \"10.0.0.0/8\"",
+                "berth.toml:7:1: plugins.a.grants.http: \"0\" is not a port; it is a number from 1 to 65535, as in \"api.example.com:8443\"",
+                "berth.toml:8:1: plugins.a.grants.http: \"a.*.example\": \"*\" stands alone, or for the first part of a name, as in \"*.example.com\"",
+                "berth.toml:9:1: plugins.a.grants.http: \"*a.example\": \"*\" stands alone, or for the first part of a name, as in \"*.example.com\"",
+            ],
+        ),
+        (
+            hosts(&["10.1.2.3/8", "10.0.0.0/33", "::ffff:10.0.0.0/104", "127.1", "0x7f000001", "b\u{fc}cher.example"]),
+            vec![
+                "berth.toml:4:1: plugins.a.grants.http: \"10.1.2.3/8\" has bits beyond its prefix; the block is \"10.0.0.0/8\"",
+                "berth.toml:5:1: plugins.a.grants.http: \"33\" is not the length of a prefix; it is a number from 0 to 32",
+                "berth.toml:6:1: plugins.a.grants.http: \"::ffff:10.0.0.0\" is an IPv4 address in IPv6; write the IPv4 block",
+                "berth.toml:7:1: plugins.a.grants.http: \"127.1\" is not an IPv4 address; write its four numbers, as in \"10.0.0.1\"",
+                "berth.toml:8:1: plugins.a.grants.http: \"0x7f000001\" is not an IPv4 address; write its four numbers, as in \"10.0.0.1\"",
+                "berth.toml:9:1: plugins.a.grants.http: \"b\u{fc}cher.example\" is not in ASCII; write the name's \"xn--\" form",
             ],
         ),
         (
@@ -363,4 +403,35 @@ fn manifest_that_cannot_be_read_says_so() {
         none[0].to_string(),
         "/nowhere/berth.toml: there is no such file; name the manifest with --config"
     );
+}
+
+#[test]
+fn hosts_that_a_plugin_may_call_are_kept_as_written() {
+    let text = r#"
+[plugins.a]
+component = "a.wasm"
+grants = { log = true, http = ["api.example.com", "*.example.com", "api.internal:8443", "10.0.0.0/8", "127.0.0.1:9000", "localhost:9000", "https://only-tls.example", "[::1]:80", "*"] }
+"#;
+    let spec = with_env(text, &[]).unwrap();
+    let hosts: Vec<String> = spec.plugins[0]
+        .grants
+        .http()
+        .entries()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        hosts,
+        [
+            "api.example.com",
+            "*.example.com",
+            "api.internal:8443",
+            "10.0.0.0/8",
+            "127.0.0.1:9000",
+            "localhost:9000",
+            "https://only-tls.example",
+            "[::1]:80",
+            "*"
+        ]
+    );
+    assert!(with_env(GOOD, &[]).unwrap().plugins[0].grants.http().is_empty());
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::read::{Value, nearest};
+use crate::grants::hosts::HostEntry;
 use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
 use crate::state::Access;
@@ -195,6 +196,11 @@ pub(super) fn header_name(value: &Value) -> Parsed<HeaderName> {
     let text = text(value)?;
     text.parse()
         .map_err(|_| format!("{text:?} is not the name of a header, as in \"content-type\""))
+}
+
+/// A host that a plugin may call.
+pub(super) fn host_entry(value: &Value) -> Parsed<HostEntry> {
+    text(value)?.parse()
 }
 
 pub(super) fn is_plugin_name(name: &str) -> bool {

@@ -24,10 +24,10 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use super::{report, too_late};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
-use crate::caps::outgoing::is_ours;
 use crate::dispatch::auth::bindings::berth::policy::types::Principal;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::HttpCall;
+use crate::headers;
 use crate::respond;
 use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
 use crate::runtime::limits::Meter;
@@ -407,7 +407,7 @@ pub(super) fn into_guest(
     patience: Duration,
 ) -> Result<Request<WasiBody>, Error> {
     let (mut parts, body) = request.into_parts();
-    strip(&mut parts.headers);
+    headers::strip(&mut parts.headers);
     told.write(&mut parts.headers);
     let given = parts.uri.authority().is_some();
     if !given {
@@ -434,33 +434,6 @@ pub(super) fn into_guest(
     }
     let body = RequestBody::new(body, Arc::clone(stream), since, patience).boxed_unsync();
     Ok(Request::from_parts(parts, body))
-}
-
-/// Headers of the message that a client must not take away by naming them in `Connection`.
-const ESSENTIAL: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::TRANSFER_ENCODING,
-    header::AUTHORIZATION,
-];
-
-/// Headers that `Connection` names are the connection's (RFC 9110 section 7.6.1); the fixed ones are dropped where
-/// the guest's header map is made. `berth-*` headers speak for the host and can't come from a client.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| !ESSENTIAL.contains(name))
-        .collect();
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
-    for name in named.into_iter().chain(ours) {
-        headers.remove(name);
-    }
 }
 
 pub(super) fn size(head: &Head) -> Option<u64> {

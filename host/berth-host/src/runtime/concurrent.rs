@@ -335,6 +335,7 @@ impl WorkerState for Worker {
                 }
             }
         }
+        shared.origin.end();
         drop(store);
     }
 }

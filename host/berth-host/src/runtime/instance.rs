@@ -5,7 +5,7 @@
 //! process shares in [`Runtime`].
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderValue;
@@ -52,6 +52,7 @@ pub struct Origin {
     /// Whether it came through TLS.
     pub secure: bool,
     lines: AtomicU32,
+    ended: AtomicBool,
 }
 
 /// One request of a store that serves several at once.
@@ -73,6 +74,7 @@ impl Origin {
             request_id: HeaderValue::from_static(""),
             secure: false,
             lines: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -84,7 +86,18 @@ impl Origin {
             request_id: record.id().clone(),
             secure: record.is_secure(),
             lines: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the store no longer works for the request: what it left unfinished will stay so.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The store is about to go.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// The request's id as text.
@@ -104,6 +117,15 @@ impl Origin {
             );
         }
         before < MAX_LINES
+    }
+}
+
+/// Says that a request has ended, when it is dropped.
+struct Lease(Arc<Origin>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -205,6 +227,9 @@ pub enum Exports {
 
 /// A store with an instance in it, or about to have one.
 pub struct Instance {
+    /// Before the store, because fields are dropped in this order: what a closing store cuts off must not look
+    /// finished to whoever reads it.
+    lease: Option<Lease>,
     /// The store.
     pub store: Store<Ctx>,
     /// What it exports; nothing until it is instantiated.
@@ -233,6 +258,7 @@ impl Instance {
             }
             Admission::Fresh { place, instance } => Self {
                 uses: origin.plugin.reuse.uses(),
+                lease: Some(Lease(Arc::clone(&origin))),
                 store: store(runtime, origin, meter, Some(place), instance),
                 exports: None,
                 born_with: (0, 0),
@@ -249,6 +275,8 @@ impl Instance {
     ) -> Self {
         Self {
             uses: origin.plugin.reuse.uses(),
+            // The worker knows when its store ends.
+            lease: None,
             store: store(runtime, origin, meter, None, instance),
             exports: None,
             born_with: (0, 0),
@@ -277,6 +305,7 @@ impl Instance {
 
     /// Everything of the last request is replaced by the next one's.
     fn renew(&mut self, origin: Arc<Origin>, meter: &Arc<Meter>, place: Place) {
+        self.lease = Some(Lease(Arc::clone(&origin)));
         let ctx = self.store.data_mut();
         ctx.outgoing = Outgoing::new(Arc::clone(&origin));
         ctx.limiter.renew(Arc::clone(meter));
@@ -296,6 +325,7 @@ impl Instance {
             .store
             .concurrent_resource_table()
             .map_or(0, |t| t.iter_mut().count());
+        self.lease = None;
         let ctx = self.store.data_mut();
         let grown = has_grown(self.born_with, ctx.limiter.sizes());
         let left_over = streams + ctx.resources();

@@ -15,6 +15,7 @@ use super::instance::Ctx;
 use super::link;
 use super::reuse::{Reuse, Shelf};
 use crate::admit::Slots;
+use crate::caps::outgoing::Client;
 use crate::caps::settings::Settings;
 use crate::dispatch::auth::bindings::AuthPolicyPre;
 use crate::grants::{Capability, Grants};
@@ -89,8 +90,12 @@ pub struct Plugin {
     pub limits: PluginLimits,
     /// Whether its instances serve more than one request.
     pub reuse: Reuse,
+    /// What it may use.
+    pub grants: Grants,
     /// Its settings.
     pub settings: Settings,
+    /// What calls other hosts for it; nothing unless it may call any.
+    pub outgoing: Option<Client>,
     /// Its share of the host's concurrency.
     pub slots: Slots,
     /// Its counters.
