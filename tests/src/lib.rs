@@ -13,6 +13,8 @@
 )]
 
 pub mod berth;
+pub mod collector;
+pub mod prometheus;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

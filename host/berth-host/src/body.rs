@@ -16,6 +16,7 @@ use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::caps::outgoing::{is_forbidden, is_ours};
 use crate::error::{Fault, Trap};
+use crate::runtime::plugin::Version;
 use crate::serve::Record;
 
 /// An answer's body could not be finished; hyper aborts the connection, so that the caller sees a broken body.
@@ -330,6 +331,7 @@ impl StreamInner {
 /// A request's body on its way into a guest: counts as progress, and fails when nothing comes for too long.
 pub struct RequestBody {
     body: Incoming,
+    version: Arc<Version>,
     stream: Arc<Stream>,
     since: Instant,
     patience: Duration,
@@ -337,10 +339,17 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// `patience` is how long the client may send nothing while the guest waits for it.
-    pub fn new(body: Incoming, stream: Arc<Stream>, since: Instant, patience: Duration) -> Self {
+    /// For a guest of this version. `patience` is how long the client may send nothing while the guest waits for it.
+    pub fn new(
+        body: Incoming,
+        version: Arc<Version>,
+        stream: Arc<Stream>,
+        since: Instant,
+        patience: Duration,
+    ) -> Self {
         Self {
             body,
+            version,
             stream,
             since,
             patience,
@@ -362,6 +371,10 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 this.timer = None;
                 this.stream.touch(this.since);
+                if let Some(Ok(frame)) = &frame {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    this.version.metrics.received(bytes);
+                }
                 Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(WasiError::Hyper)))
             }
             Poll::Pending => {

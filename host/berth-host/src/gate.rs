@@ -82,7 +82,7 @@ pub async fn admit(
         Target::Health => Ok(Admitted::Health),
         Target::Http(plugin) => {
             let version = ready(plugin, record)?;
-            let admission = place(host, plugin, &version).await?;
+            let admission = place(host, record, plugin, &version).await?;
             Ok(Admitted::Http(HttpCall {
                 plugin: Arc::clone(plugin),
                 version,
@@ -100,6 +100,7 @@ pub async fn admit(
             };
             let input = if op.has_body() {
                 let body = read_json(request, &host.limits).await?;
+                version.metrics.received(body.len());
                 Input::decode(*op, &body).map_err(Error::Json)?
             } else {
                 params
@@ -107,7 +108,7 @@ pub async fn admit(
                     .next()
                     .map_or(Input::Nothing, |id| Input::Id(id.into_owned()))
             };
-            let admission = place(host, plugin, &version).await?;
+            let admission = place(host, record, plugin, &version).await?;
             Ok(Admitted::Auth(AuthCall {
                 plugin: Arc::clone(plugin),
                 version,
@@ -122,7 +123,24 @@ pub async fn admit(
 }
 
 /// A place in the plugin's share, then an instance: an idle one, or the right to make one.
-async fn place(host: &Host, plugin: &Plugin, version: &Version) -> Result<Admission, Error> {
+async fn place(
+    host: &Host,
+    record: &mut Record,
+    plugin: &Plugin,
+    version: &Version,
+) -> Result<Admission, Error> {
+    let started = Instant::now();
+    let place = find_place(host, plugin, version).await;
+    // A place that was free has cost nothing; whoever is sent away has waited all the same.
+    let waited = place
+        .as_ref()
+        .map_or_else(|_| started.elapsed(), Admission::queued);
+    record.waited(waited);
+    version.metrics.queued(waited);
+    place
+}
+
+async fn find_place(host: &Host, plugin: &Plugin, version: &Version) -> Result<Admission, Error> {
     let mut place = plugin.slots.enter(plugin.limits.wall).await?;
     if let Some(instance) = version.shelf.take() {
         return Ok(Admission::Idle { instance, place });

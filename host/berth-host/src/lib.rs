@@ -16,3 +16,4 @@ pub mod route;
 pub mod runtime;
 pub mod serve;
 pub mod state;
+pub mod telemetry;

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use crate::admit::{Instances, Slots};
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
-use crate::metrics::PluginMetrics;
+use crate::metrics::{HostMetrics, PluginMetrics};
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
 use crate::runtime::reuse::Shelf;
+use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct HostSpec {
     pub plugins: Vec<PluginSpec>,
     /// The routes, in the manifest's order.
     pub routes: Vec<RouteSpec>,
+    /// Where traces go, if they do.
+    pub telemetry: Option<TelemetrySpec>,
     /// The manifest, for messages.
     pub file: PathBuf,
 }
@@ -110,6 +113,10 @@ pub struct Host {
     pub instances: Instances,
     /// Limits of the host.
     pub limits: HostLimits,
+    /// What is counted of the host itself.
+    pub metrics: Arc<HostMetrics>,
+    /// Where traces go, if they do.
+    pub telemetry: Option<Telemetry>,
     /// When it was built.
     pub started: Instant,
     /// The drain time is over: what is cut from now on is cut by the host.
@@ -149,6 +156,9 @@ pub enum BuildError {
         /// Why.
         error: AddError,
     },
+    /// The exporter of traces.
+    #[error("traces can't be exported: {0}")]
+    Telemetry(TelemetryError),
     /// A thread.
     #[error("a thread can't be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -170,6 +180,8 @@ pub struct RouteRow {
 impl Host {
     /// Load everything and put the routes up. `said` is told of every plugin as it is done.
     ///
+    /// Call it on the runtime that will serve.
+    ///
     /// # Errors
     /// See [`BuildError`].
     pub fn build(spec: &HostSpec, workers: usize, mut said: impl FnMut(&Plugin)) -> Result<Self, BuildError> {
@@ -182,12 +194,16 @@ impl Host {
             .find(|(_, s)| s.policy == Some(Policy::Auth));
         let auth = auth.map(|(p, _)| Arc::clone(p));
         let router = router(spec, &plugins, auth.as_ref())?;
+        let telemetry = spec.telemetry.as_ref().map(Telemetry::start);
+        let telemetry = telemetry.transpose().map_err(BuildError::Telemetry)?;
         Ok(Self {
             runtime,
             router,
             auth,
             instances: Instances::new(spec.limits.instances),
             limits: spec.limits,
+            metrics: Arc::default(),
+            telemetry,
             started: Instant::now(),
             cutting: AtomicBool::new(false),
             plugins,
@@ -236,6 +252,7 @@ fn plugin((spec, loaded): (&PluginSpec, Result<Version, LoadFault>)) -> Arc<Plug
         limits: spec.limits,
         reuse: spec.reuse,
         settings: spec.settings.clone(),
+        log: spec.log,
         slots: Slots::new(spec.limits.concurrency),
         metrics: PluginMetrics::default(),
         current: loaded.map(Arc::new),

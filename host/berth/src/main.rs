@@ -7,23 +7,28 @@ mod args;
 mod check;
 mod log;
 
+use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use berth_host::config;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
 use berth_host::state::{Host, HostSpec};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::level_filters::LevelFilter;
 
 use args::{Args, Command, LogFormat, ServeArgs};
+use log::Log;
 
 /// A manifest or a component is faulty.
 const EXIT_FAULTY: u8 = 64;
 /// The host could not start or serve.
 const EXIT_FAILED: u8 = 1;
+/// How long a stop waits for the last spans to be delivered.
+const FLUSH: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     quiet_errors();
@@ -59,14 +64,23 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
             .iter_mut()
             .for_each(|plugin| plugin.reuse = plugin.reuse.for_development());
     }
-    let _guard = log::start(args.log_format.unwrap_or(format));
+    let guests = spec.plugins.iter().map(|plugin| plugin.log).max();
+    let log = log::start(
+        args.log_format.unwrap_or(format),
+        guests.unwrap_or(LevelFilter::OFF),
+    );
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(spec, workers)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(spec, workers, &log));
+            // Without waiting for what still blocks, such as the look-up of a collector's name.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => Err(format!("the worker threads can't be started: {error}")),
     };
     match ended {
@@ -78,13 +92,14 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
     }
 }
 
-async fn run(spec: HostSpec, workers: usize) -> Result<(), String> {
+async fn run(spec: HostSpec, workers: usize, log: &Log) -> Result<(), String> {
     let started = Instant::now();
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
     let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
     let host = Host::build(&spec, workers, announce).map_err(|error| error.to_string())?;
     let host = Arc::new(host);
+    host.metrics.log_lines_dropped_by(log.dropped());
     let settings = host.runtime.settings();
     tracing::info!(
         target: "berth",
@@ -116,18 +131,59 @@ async fn run(spec: HostSpec, workers: usize) -> Result<(), String> {
         _ = interrupt.recv() => "SIGINT",
         _ = terminate.recv() => "SIGTERM",
     };
-    let patience = host.limits.drain_time;
-    tracing::info!(target: "berth", signal = name, "stopping: requests at hand have {} s; a second signal stops at once", patience.as_secs());
-    tokio::select! {
-        cut = shutdown.drain(&host, patience) => {
-            if cut > 0 {
-                return Err(format!("{cut} connections were still busy after {} s and were cut", patience.as_secs()));
-            }
+    let stopped = stop(&host, &shutdown, name, &mut interrupt, &mut terminate).await;
+    if let Some(telemetry) = &host.telemetry {
+        // Nobody who asked twice waits for spans.
+        let at_once = matches!(stopped, Err(Stop::Twice));
+        telemetry.stop(if at_once { Duration::ZERO } else { FLUSH }).await;
+    }
+    match stopped {
+        Ok(()) => {
             tracing::info!(target: "berth", "stopped");
             Ok(())
         }
-        _ = interrupt.recv() => Err("stopped at once by a second signal".to_owned()),
-        _ = terminate.recv() => Err("stopped at once by a second signal".to_owned()),
+        Err(stop) => Err(stop.to_string()),
+    }
+}
+
+/// Why a stop was not clean.
+enum Stop {
+    /// A second signal came.
+    Twice,
+    /// So many connections were cut after so long.
+    Cut(usize, Duration),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Twice => f.write_str("stopped at once by a second signal"),
+            Self::Cut(cut, after) => write!(
+                f,
+                "{cut} connections were still busy after {} s and were cut",
+                after.as_secs()
+            ),
+        }
+    }
+}
+
+/// Let the requests at hand end, until their time is over or a second signal comes.
+async fn stop(
+    host: &Host,
+    shutdown: &Shutdown,
+    name: &str,
+    interrupt: &mut Signal,
+    terminate: &mut Signal,
+) -> Result<(), Stop> {
+    let patience = host.limits.drain_time;
+    tracing::info!(target: "berth", signal = name, "stopping: requests at hand have {} s; a second signal stops at once", patience.as_secs());
+    tokio::select! {
+        cut = shutdown.drain(host, patience) => match cut {
+            0 => Ok(()),
+            cut => Err(Stop::Cut(cut, patience)),
+        },
+        _ = interrupt.recv() => Err(Stop::Twice),
+        _ = terminate.recv() => Err(Stop::Twice),
     }
 }
 
@@ -142,7 +198,7 @@ fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, S
     })
 }
 
-fn hook(kind: SignalKind) -> Result<tokio::signal::unix::Signal, String> {
+fn hook(kind: SignalKind) -> Result<Signal, String> {
     signal(kind).map_err(|error| format!("signals can't be handled: {error}"))
 }
 

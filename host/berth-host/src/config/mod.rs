@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Method;
+use tracing::level_filters::LevelFilter;
 
 use crate::caps::settings::Settings;
 use crate::grants::{Capability, Grants};
@@ -21,6 +22,7 @@ use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
+use crate::telemetry::TelemetrySpec;
 use read::{Reader, Section, Value, nearest};
 
 const MIB: u64 = 1024 * 1024;
@@ -153,6 +155,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     http.finish();
     admin_section.finish();
     limits.finish();
+    let telemetry = telemetry(root);
 
     let plugins = plugins(reader, root, defaults);
     let routes = routes(reader, root, &plugins);
@@ -162,8 +165,22 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         limits: host_limits,
         plugins,
         routes,
+        telemetry,
         file: reader.file().to_owned(),
     }
+}
+
+fn telemetry(root: &Section<'_, '_>) -> Option<TelemetrySpec> {
+    let section = root.section("telemetry");
+    let endpoint = section.scalar("otlp", values::collector).flatten();
+    let service_name = section.scalar("service_name", values::path);
+    let sample = section.scalar("sample", values::percentage);
+    section.finish();
+    Some(TelemetrySpec {
+        endpoint: endpoint?,
+        service_name: service_name.unwrap_or_else(|| "berth".to_owned()),
+        sample: sample.unwrap_or(1.0),
+    })
 }
 
 fn plugin_limits(section: &Section<'_, '_>, defaults: PluginLimits) -> PluginLimits {
@@ -210,6 +227,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
             }
         }
         let reuse = reuse(reader, &section);
+        let log = section.scalar("log", values::level).unwrap_or(LevelFilter::INFO);
         let grants = grants(reader, &section);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
@@ -224,6 +242,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
             limits,
             reuse,
             settings,
+            log,
         });
     }
     specs

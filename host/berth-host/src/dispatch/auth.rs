@@ -6,7 +6,7 @@ use http::{Method, Response};
 use tokio::time::timeout;
 
 use super::auth_json::{Input, Output};
-use super::{report, too_late};
+use super::{Bill, report, too_late};
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError, PolicyProblem};
 use crate::gate::AuthCall;
@@ -170,7 +170,8 @@ pub async fn call(
     let limits = plugin.limits;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
     let meter = Arc::new(Meter::new(limits.cpu));
-    record.runs(&meter, admission.queued());
+    record.runs(&meter);
+    let bill = Bill::open(record, &version, &meter);
     let mut instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
     let invoked = timeout(
         limits.wall,
@@ -179,6 +180,7 @@ pub async fn call(
     .await;
     let error = match invoked {
         Ok(Ok(result)) => {
+            bill.close(&Ok(()));
             instance.release(&version, &host.instances);
             return match result {
                 Ok(output) => encode(op, &output),
@@ -189,7 +191,9 @@ pub async fn call(
         Err(_) => Error::Guest(too_late("the policy had not answered", limits.wall)),
     };
     report(&origin, &error);
-    Err(error)
+    let result = Err(error);
+    bill.close(&result);
+    result
 }
 
 async fn invoke(

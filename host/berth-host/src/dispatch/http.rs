@@ -21,7 +21,7 @@ use wasmtime::AsContextMut;
 use wasmtime_wasi_http::handler::{Prepared, ProxyPre};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
-use super::{report, too_late};
+use super::{Bill, report, too_late};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
 use crate::caps::outgoing::is_ours;
 use crate::error::{Error, Fault, Trap};
@@ -59,10 +59,14 @@ pub async fn call(
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record.id().clone()));
     let meter = Arc::new(Meter::new(limits.cpu));
-    record.runs(&meter, admission.queued());
+    record.runs(&meter);
+    let bill = Bill::open(record, &version, &meter);
     let stream = Arc::new(Stream::default());
     let instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
-    let request = into_guest(request, &version, &stream, meter.base(), host.limits.idle_time)?;
+    let mut request = into_guest(request, &version, &stream, meter.base(), host.limits.idle_time)?;
+    if let Some(span) = &bill.span {
+        span.inject(request.headers_mut());
+    }
 
     let (head_tx, mut head_rx) = oneshot::channel();
     let run = Run {
@@ -72,7 +76,11 @@ pub async fn call(
         meter: Arc::clone(&meter),
         stream: Arc::clone(&stream),
     };
-    let mut driver: Driver = Box::pin(run.drive(request, head_tx));
+    let mut driver: Driver = Box::pin(async move {
+        let result = run.drive(request, head_tx).await;
+        bill.close(&result);
+        result
+    });
     let mut ended = None;
     let head = timeout(
         limits.wall,
@@ -291,7 +299,7 @@ async fn watch(
 /// (0.3) with an absolute target.
 fn into_guest(
     request: Request<Incoming>,
-    version: &Version,
+    version: &Arc<Version>,
     stream: &Arc<Stream>,
     since: Instant,
     patience: Duration,
@@ -324,7 +332,8 @@ fn into_guest(
             parts.uri = Uri::from_parts(uri).map_err(|_| Error::InvalidHead("the target is not a URI"))?;
         }
     }
-    let body = RequestBody::new(body, Arc::clone(stream), since, patience).boxed_unsync();
+    let body = RequestBody::new(body, Arc::clone(version), Arc::clone(stream), since, patience);
+    let body = body.boxed_unsync();
     Ok(Request::from_parts(parts, body))
 }
 

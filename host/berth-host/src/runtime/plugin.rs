@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use tracing::level_filters::LevelFilter;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime_wasi_http::handler::ProxyPre;
 
@@ -17,7 +18,7 @@ use crate::admit::Slots;
 use crate::caps::settings::Settings;
 use crate::dispatch::auth::bindings::AuthPolicyPre;
 use crate::grants::Grants;
-use crate::metrics::PluginMetrics;
+use crate::metrics::{PluginMetrics, VersionMetrics};
 
 /// The largest component file, in bytes. A Python component has about 40 MiB.
 pub const MAX_COMPONENT: u64 = 256 * 1024 * 1024;
@@ -78,6 +79,8 @@ pub struct PluginSpec {
     pub reuse: Reuse,
     /// Its plain settings.
     pub settings: Settings,
+    /// The most talkative level at which its guest is heard.
+    pub log: LevelFilter,
 }
 
 /// A plugin by its name: what stays the same when its component changes.
@@ -90,9 +93,11 @@ pub struct Plugin {
     pub reuse: Reuse,
     /// Its settings.
     pub settings: Settings,
+    /// The most talkative level at which its guest is heard.
+    pub log: LevelFilter,
     /// Its share of the host's concurrency.
     pub slots: Slots,
-    /// Its counters.
+    /// What is counted of it whatever its version.
     pub metrics: PluginMetrics,
     /// What is served; or why nothing is.
     pub current: Result<Arc<Version>, LoadFault>,
@@ -116,6 +121,8 @@ pub struct Version {
     pub took: Duration,
     /// Its instances that wait for their next request.
     pub shelf: Shelf,
+    /// What is counted of it.
+    pub metrics: VersionMetrics,
 }
 
 impl fmt::Debug for Version {
@@ -231,6 +238,7 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> 
         pre,
         took: started.elapsed(),
         shelf: Shelf::default(),
+        metrics: VersionMetrics::default(),
     })
 }
 
