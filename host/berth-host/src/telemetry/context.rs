@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn an_unusable_state_does_not_cost_the_parent() {
-        for state in ["=", &"a=1,".repeat(400)] {
+        for state in ["no equals sign", &"a=1,".repeat(400)] {
             let found = parent(&headers(&[(TRACEPARENT, GOOD), (TRACESTATE, state)])).unwrap();
-            assert_eq!(found.trace_state(), &TraceState::NONE);
+            assert_eq!(found.trace_state().header(), "", "{state}");
         }
     }
 }
