@@ -106,6 +106,17 @@ impl Berth {
     /// Write a manifest, start a host with it and some more environment, and wait until it is ready.
     pub fn start(manifest: &str, environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
+        let log = File::create(folder.path().join("log.jsonl")).expect("the log can be written");
+        Self::start_in(folder, manifest, environment, log.into())
+    }
+
+    /// The same with a log that nobody ever reads: a pipe that fills up.
+    pub fn start_unread(manifest: &str) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        Self::start_in(folder, manifest, &[], Stdio::piped())
+    }
+
+    fn start_in(folder: TempDir, manifest: &str, environment: &[(&str, &str)], errors: Stdio) -> Self {
         let config = folder.path().join("berth.toml");
         std::fs::write(&config, manifest).expect("the manifest can be written");
         let log = folder.path().join("log.jsonl");
@@ -116,7 +127,7 @@ impl Berth {
             .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0")
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
-            .stderr(File::create(&log).expect("the log can be written"))
+            .stderr(errors)
             .spawn()
             .expect("berth starts");
         let mut lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();

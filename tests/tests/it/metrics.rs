@@ -1,6 +1,7 @@
 //! `/metrics`: well-formed, documented, and true.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use berth_tests::berth::{Berth, Manifest};
 use berth_tests::prometheus::Family;
@@ -226,4 +227,36 @@ fn process_and_build_are_described() {
     assert!((now - started).abs() < 60.0, "{started} and now {now}");
     let cpu = berth.metric("process_cpu_seconds_total", &[]);
     assert!(cpu < 60.0, "{cpu}");
+}
+
+#[test]
+fn log_lines_that_nobody_reads_are_dropped_and_counted() {
+    let manifest =
+        Manifest::new().handler_with("fixtures/log-handler", "grants = { log = true, settings = true }");
+    let berth = Berth::start_unread(manifest.text());
+    assert_eq!(berth.metric("berth_log_lines_dropped_total", &[]), 0.0);
+    // 128 lines each, for a buffer of 8192 and a pipe.
+    for _ in 0..100 {
+        assert_eq!(berth.get("/log-handler/flood").status, 200);
+    }
+    berth.metric_becomes("berth_log_lines_dropped_total", &[], |n| n > 0.0);
+}
+
+#[test]
+fn connections_that_cannot_be_accepted_are_counted_and_got_over() {
+    let berth = Berth::start("", &[]);
+    let limit = berth.metric("process_open_fds", &[]) + 8.0;
+    let (pid, limit) = (berth.pid().to_string(), format!("--nofile={limit}"));
+    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(status.unwrap().success());
+    // The kernel takes them all; the host can't.
+    let held: Vec<Connection> = (0..32).map(|_| Connection::open(berth.address)).collect();
+    berth.logged("that connections can't be accepted", |e| {
+        e["message"]
+            .as_str()
+            .is_some_and(|m| m.starts_with("a connection can't be accepted"))
+    });
+    drop(held);
+    assert_eq!(berth.get("/health").status, 200);
+    assert!(berth.metric("berth_connections_accept_errors_total", &["http"]) > 0.0);
 }

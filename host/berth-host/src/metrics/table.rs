@@ -242,12 +242,12 @@ pub const METRICS: &[Metric] = &[
         "berth_trace_spans_total",
         Kind::Counter,
         &["result"],
-        "Spans that the collector took (`exported`) or could not be brought to it (`failed`); only with `telemetry.otlp`.",
+        "Spans that the collector took (`exported`), could not be brought to it (`failed`), or found the queue full (`dropped`); only with `telemetry.otlp`.",
         |s, f| {
             if let Some(telemetry) = &s.host.telemetry {
-                let (exported, failed) = telemetry.spans();
-                f.value(&["exported"], exported);
-                f.value(&["failed"], failed);
+                for (result, n) in telemetry.spans() {
+                    f.value(&[result], n);
+                }
             }
         },
     ),

@@ -1,9 +1,10 @@
 //! From finished spans to a collector.
 //!
 //! The SDK's thread takes batches from its queue and waits for each; the request itself is sent on the host's runtime.
+//! The bound of the queue is kept here and not by the SDK, which doesn't tell what it drops.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,18 +14,27 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use opentelemetry::Context;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{ExporterBuildError, Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor,
+};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+/// Spans that may wait for the collector; what comes on top is dropped.
+const QUEUE: usize = 4_096;
+/// Spans that are sent in one go.
+const BATCH: usize = 512;
+/// How long a span waits at most to be sent.
+const DELAY: Duration = Duration::from_secs(1);
 /// How long one batch may take, with all its attempts.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long one attempt may take.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const ATTEMPT: Duration = Duration::from_secs(3);
 /// Bytes of a collector's answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
 /// How often at most the log says that the collector can't be reached.
@@ -36,8 +46,11 @@ pub(super) struct Delivery {
     endpoint: String,
     /// Spans that the collector took.
     pub(super) exported: AtomicU64,
-    /// Spans that it did not.
+    /// Spans that could not be brought to it.
     pub(super) failed: AtomicU64,
+    /// Spans that found the queue full.
+    pub(super) dropped: AtomicU64,
+    waiting: AtomicUsize,
     /// Why the last attempt failed, and when that was last said.
     trouble: Mutex<(Option<String>, Option<Instant>)>,
 }
@@ -48,6 +61,8 @@ impl Delivery {
             endpoint,
             exported: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
             trouble: Mutex::default(),
         }
     }
@@ -80,8 +95,54 @@ impl Delivery {
     }
 }
 
-/// The exporter that the SDK's thread uses.
-pub(super) fn exporter(handle: Handle, delivery: &Arc<Delivery>) -> Result<Exporter, ExporterBuildError> {
+/// The queue of finished spans, and behind it the thread that sends them on this runtime.
+pub(super) fn queue(handle: Handle, delivery: &Arc<Delivery>) -> Result<Queue, ExporterBuildError> {
+    let config = BatchConfigBuilder::default()
+        .with_max_queue_size(QUEUE)
+        .with_max_export_batch_size(BATCH)
+        .with_scheduled_delay(DELAY)
+        .build();
+    Ok(Queue {
+        inner: BatchSpanProcessor::new(exporter(handle, delivery)?, config),
+        delivery: Arc::clone(delivery),
+    })
+}
+
+/// The SDK's queue, with a count of what does not get into it.
+#[derive(Debug)]
+pub(super) struct Queue {
+    inner: BatchSpanProcessor,
+    delivery: Arc<Delivery>,
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.inner.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.delivery.waiting.fetch_add(1, Ordering::Relaxed) >= QUEUE {
+            self.delivery.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.delivery.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.inner.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.inner.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.inner.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.inner.set_resource(resource);
+    }
+}
+
+fn exporter(handle: Handle, delivery: &Arc<Delivery>) -> Result<Exporter, ExporterBuildError> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(ATTEMPT));
     connector.set_nodelay(true);
@@ -109,13 +170,14 @@ pub(super) fn exporter(handle: Handle, delivery: &Arc<Delivery>) -> Result<Expor
 
 /// The OTLP exporter, with an account of what became of the spans.
 #[derive(Debug)]
-pub(super) struct Exporter {
+struct Exporter {
     inner: opentelemetry_otlp::SpanExporter,
     delivery: Arc<Delivery>,
 }
 
 impl SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        self.delivery.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         let spans = batch.len() as u64;
         let result = self.inner.export(batch).await;
         self.delivery.batch_ended(spans, &result);

@@ -5,7 +5,7 @@
 //! the parent, and the guest gets one that names its own run, so that its spans join. Query strings, headers and bodies
 //! are deliberately absent.
 //!
-//! Spans go through a bounded queue to a thread of their own ([`export`]): a collector that is slow or gone costs spans,
+//! Spans go through a bounded queue to a thread of their own: a collector that is slow or gone costs spans,
 //! never a request. Without the setting a request pays one branch.
 
 mod context;
@@ -19,20 +19,11 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
-};
+use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
 use tokio::runtime::Handle;
 
 use export::Delivery;
 pub use span::{GuestSpan, RequestSpan, Summary};
-
-/// Spans that may wait for the collector; what comes on top is dropped.
-const QUEUE: usize = 4_096;
-/// Spans that are sent in one go.
-const BATCH: usize = 512;
-/// How long a span waits at most to be sent.
-const DELAY: Duration = Duration::from_secs(1);
 
 /// What the manifest says of traces.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,18 +62,13 @@ impl Telemetry {
     /// See [`TelemetryError`]. A collector that isn't there is none.
     pub fn start(spec: &TelemetrySpec) -> Result<Self, TelemetryError> {
         let delivery = Arc::new(Delivery::new(spec.endpoint.clone()));
-        let exporter = export::exporter(Handle::try_current()?, &delivery)?;
-        let config = BatchConfigBuilder::default()
-            .with_max_queue_size(QUEUE)
-            .with_max_export_batch_size(BATCH)
-            .with_scheduled_delay(DELAY)
-            .build();
+        let queue = export::queue(Handle::try_current()?, &delivery)?;
         let resource = Resource::builder()
             .with_service_name(spec.service_name.clone())
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
         let provider = SdkTracerProvider::builder()
-            .with_span_processor(BatchSpanProcessor::new(exporter, config))
+            .with_span_processor(queue)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
                 spec.sample,
             ))))
@@ -109,11 +95,15 @@ impl Telemetry {
         }
     }
 
-    /// Spans that the collector took, and spans that it did not.
-    pub fn spans(&self) -> (u64, u64) {
-        (
-            self.delivery.exported.load(Ordering::Relaxed),
-            self.delivery.failed.load(Ordering::Relaxed),
-        )
+    /// How many spans the collector took (`exported`), could not be brought to it (`failed`), or found the queue full
+    /// (`dropped`).
+    pub fn spans(&self) -> [(&'static str, u64); 3] {
+        let delivery = &self.delivery;
+        [
+            ("exported", &delivery.exported),
+            ("failed", &delivery.failed),
+            ("dropped", &delivery.dropped),
+        ]
+        .map(|(result, counter)| (result, counter.load(Ordering::Relaxed)))
     }
 }
