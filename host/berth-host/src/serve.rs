@@ -197,10 +197,11 @@ impl Record {
     }
 
     /// The span of a guest's run for it, where traces are exported.
-    pub fn guest_span(&self) -> Option<GuestSpan> {
+    pub fn guest_span(&self) -> Option<Box<GuestSpan>> {
         let (telemetry, span) = (self.peer.host.telemetry.as_ref()?, self.span.as_ref()?);
         let (plugin, version) = (self.plugin.as_ref()?, self.version.as_ref()?);
-        Some(telemetry.guest(span, &plugin.name, &version.digest))
+        let guest = telemetry.guest(span, &plugin.name, &version.digest);
+        Some(Box::new(guest))
     }
 
     /// The counters of what answers it, if that is a plugin.

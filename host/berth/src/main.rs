@@ -6,29 +6,27 @@
 mod args;
 mod check;
 mod log;
+mod stop;
 
-use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use berth_host::config;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
 use berth_host::state::{Host, HostSpec};
 use clap::Parser;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use args::{Args, Command, LogFormat, ServeArgs};
 use log::Log;
+use stop::Signals;
 
 /// A manifest or a component is faulty.
 const EXIT_FAULTY: u8 = 64;
 /// The host could not start or serve.
 const EXIT_FAILED: u8 = 1;
-/// How long a stop waits for the last spans to be delivered.
-const FLUSH: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     quiet_errors();
@@ -110,7 +108,7 @@ async fn run(spec: HostSpec, workers: usize, log: &Log) -> Result<(), String> {
     );
 
     let shutdown = Shutdown::new();
-    let (mut interrupt, mut terminate) = (hook(SignalKind::interrupt())?, hook(SignalKind::terminate())?);
+    let signals = Signals::hook()?;
     // The addresses are the one thing that goes to standard output, so that a script can read them.
     let admin = operators
         .as_ref()
@@ -127,64 +125,11 @@ async fn run(spec: HostSpec, workers: usize, log: &Log) -> Result<(), String> {
     }
     tokio::spawn(listen::run(Arc::clone(&host), callers, shutdown.clone()));
 
-    let name = tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    };
-    let stopped = stop(&host, &shutdown, name, &mut interrupt, &mut terminate).await;
-    if let Some(telemetry) = &host.telemetry {
-        // Nobody who asked twice waits for spans.
-        let at_once = matches!(stopped, Err(Stop::Twice));
-        telemetry.stop(if at_once { Duration::ZERO } else { FLUSH }).await;
-    }
-    match stopped {
-        Ok(()) => {
-            tracing::info!(target: "berth", "stopped");
-            Ok(())
-        }
-        Err(stop) => Err(stop.to_string()),
-    }
-}
-
-/// Why a stop was not clean.
-enum Stop {
-    /// A second signal came.
-    Twice,
-    /// So many connections were cut after so long.
-    Cut(usize, Duration),
-}
-
-impl fmt::Display for Stop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Twice => f.write_str("stopped at once by a second signal"),
-            Self::Cut(cut, after) => write!(
-                f,
-                "{cut} connections were still busy after {} s and were cut",
-                after.as_secs()
-            ),
-        }
-    }
-}
-
-/// Let the requests at hand end, until their time is over or a second signal comes.
-async fn stop(
-    host: &Host,
-    shutdown: &Shutdown,
-    name: &str,
-    interrupt: &mut Signal,
-    terminate: &mut Signal,
-) -> Result<(), Stop> {
-    let patience = host.limits.drain_time;
-    tracing::info!(target: "berth", signal = name, "stopping: requests at hand have {} s; a second signal stops at once", patience.as_secs());
-    tokio::select! {
-        cut = shutdown.drain(host, patience) => match cut {
-            0 => Ok(()),
-            cut => Err(Stop::Cut(cut, patience)),
-        },
-        _ = interrupt.recv() => Err(Stop::Twice),
-        _ = terminate.recv() => Err(Stop::Twice),
-    }
+    stop::wait(&host, &shutdown, signals)
+        .await
+        .map_err(|stopped| stopped.to_string())?;
+    tracing::info!(target: "berth", "stopped");
+    Ok(())
 }
 
 fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, String> {
@@ -196,10 +141,6 @@ fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, S
         };
         format!("[{section}] listen = \"{address}\": {error}{hint}")
     })
-}
-
-fn hook(kind: SignalKind) -> Result<Signal, String> {
-    signal(kind).map_err(|error| format!("signals can't be handled: {error}"))
 }
 
 fn announce(plugin: &Plugin) {

@@ -220,6 +220,38 @@ fn server_errors_are_errors_and_the_callers_are_not() {
 }
 
 #[test]
+fn run_that_the_host_ended_says_so() {
+    let collector = Collector::start();
+    let manifest = Manifest::new().handler_with("fixtures/echo", "limits = { wall = \"200ms\" }");
+    let berth = traced(&collector, manifest, "");
+    let late = berth.get("/echo/sleep/20000");
+    let span = collector.request(id(&late));
+    assert_eq!(span.attribute("http.response.status_code"), "504");
+    assert_eq!((span.status, span.attribute("berth.trap")), (2, "wall"));
+    let guest = guest_span(&collector, &span);
+    assert_eq!(guest.attribute("berth.dropped"), "true", "{guest:#?}");
+}
+
+#[test]
+fn typed_policy_is_traced_like_a_handler() {
+    let collector = Collector::start();
+    let berth = traced(&collector, Manifest::new().auth("auth"), "");
+    let body = r#"{"email":"ada@example.com","password":"short"}"#;
+    let answer = berth.post("/api/v1/auth/register", body);
+    let span = collector.request(id(&answer));
+    assert_eq!(
+        (span.name.as_str(), span.status),
+        ("POST /api/v1/auth/register", 0)
+    );
+    assert_eq!(span.attribute("http.response.status_code"), "400");
+    assert_eq!(guest_span(&collector, &span).name, "plugin auth");
+    assert_eq!(
+        berth.metric("berth_plugin_request_bytes_total", &["auth"]),
+        body.len() as f64
+    );
+}
+
+#[test]
 fn without_telemetry_the_callers_header_goes_through_unchanged() {
     let berth = Manifest::new().handler("fixtures/echo").start();
     for parent in [format!("00-{TRACE}-{CALLER}-01"), "nonsense".to_owned()] {

@@ -52,7 +52,7 @@ pub async fn call(
 struct Bill {
     version: Arc<Version>,
     meter: Arc<Meter>,
-    span: Option<GuestSpan>,
+    span: Option<Box<GuestSpan>>,
 }
 
 impl Bill {
