@@ -13,7 +13,9 @@
 )]
 
 pub mod berth;
+pub mod collector;
 pub mod http2;
+pub mod prometheus;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

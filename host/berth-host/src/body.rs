@@ -19,6 +19,7 @@ use crate::dispatch::concurrent::Seat;
 use crate::error::{Fault, Trap};
 use crate::headers::without_forbidden_trailers;
 use crate::listen::StreamGuard;
+use crate::runtime::plugin::Version;
 use crate::serve::Record;
 
 /// Frames that are taken from a body before its reader asks for them.
@@ -511,6 +512,7 @@ impl StreamInner {
 /// A request's body on its way into a guest: counts as progress, and fails when nothing comes for too long.
 pub struct RequestBody {
     body: Incoming,
+    version: Arc<Version>,
     stream: Arc<Stream>,
     since: Instant,
     patience: Duration,
@@ -518,10 +520,17 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// `patience` is how long the client may send nothing while the guest waits for it.
-    pub fn new(body: Incoming, stream: Arc<Stream>, since: Instant, patience: Duration) -> Self {
+    /// For a guest of this version. `patience` is how long the client may send nothing while the guest waits for it.
+    pub fn new(
+        body: Incoming,
+        version: Arc<Version>,
+        stream: Arc<Stream>,
+        since: Instant,
+        patience: Duration,
+    ) -> Self {
         Self {
             body,
+            version,
             stream,
             since,
             patience,
@@ -543,6 +552,10 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 this.timer = None;
                 this.stream.touch(this.since);
+                if let Some(Ok(frame)) = &frame {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    this.version.metrics.received(bytes);
+                }
                 Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(WasiError::Hyper)))
             }
             Poll::Pending => {

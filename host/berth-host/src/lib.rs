@@ -19,4 +19,5 @@ pub mod route;
 pub mod runtime;
 pub mod serve;
 pub mod state;
+pub mod telemetry;
 pub mod tokens;

@@ -14,10 +14,11 @@ use crate::cors::Cors;
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
 use crate::listen::tls::TlsFiles;
-use crate::metrics::PluginMetrics;
+use crate::metrics::{HostMetrics, PluginMetrics};
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
+use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
 use crate::tokens::{TokenSpec, Verifier};
 
 /// Who may call a route.
@@ -88,6 +89,8 @@ pub struct HostSpec {
     pub routes: Vec<RouteSpec>,
     /// Which other origins may call the routes of the host and its policies.
     pub cors: Option<Arc<Cors>>,
+    /// Where traces go, if they do.
+    pub telemetry: Option<TelemetrySpec>,
     /// The manifest, for messages.
     pub file: PathBuf,
 }
@@ -127,6 +130,10 @@ pub struct Host {
     pub limits: HostLimits,
     /// Whether any route may be called from another origin.
     pub has_cors: bool,
+    /// What is counted of the host itself.
+    pub metrics: Arc<HostMetrics>,
+    /// Where traces go, if they do.
+    pub telemetry: Option<Telemetry>,
     /// When it was built.
     pub started: Instant,
     /// The drain time is over: what is cut from now on is cut by the host.
@@ -168,6 +175,9 @@ pub enum BuildError {
         /// Why.
         error: AddError,
     },
+    /// The exporter of traces.
+    #[error("traces can't be exported: {0}")]
+    Telemetry(TelemetryError),
     /// A thread.
     #[error("a thread can't be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -189,6 +199,8 @@ pub struct RouteRow {
 impl Host {
     /// Load everything and put the routes up. `said` is told of every plugin as it is done.
     ///
+    /// Call it on the runtime that will serve.
+    ///
     /// # Errors
     /// See [`BuildError`].
     pub fn build(
@@ -206,6 +218,8 @@ impl Host {
             .find(|(_, s)| s.policy == Some(Policy::Auth));
         let auth = auth.map(|(p, _)| Arc::clone(p));
         let router = router(spec, &plugins, auth.as_ref())?;
+        let telemetry = spec.telemetry.as_ref().map(Telemetry::start);
+        let telemetry = telemetry.transpose().map_err(BuildError::Telemetry)?;
         Ok(Self {
             runtime,
             router,
@@ -214,6 +228,8 @@ impl Host {
             instances: Instances::new(spec.limits.instances),
             has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,
+            metrics: Arc::default(),
+            telemetry,
             started: Instant::now(),
             cutting: AtomicBool::new(false),
             plugins,
@@ -262,6 +278,7 @@ fn plugin((spec, loaded): (&PluginSpec, Result<Version, LoadFault>)) -> Arc<Plug
         grants: spec.grants.clone(),
         settings: spec.settings.clone(),
         outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
+        log: spec.log,
         slots: Slots::new(spec.limits.concurrency),
         metrics: PluginMetrics::default(),
         current: loaded.map(Arc::new),

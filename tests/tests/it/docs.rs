@@ -197,7 +197,7 @@ fn table_of_keys_has_every_key_and_its_default() {
     let documented: BTreeSet<String> = rows.iter().map(|r| r[0].clone()).collect();
     assert_eq!(documented.len(), rows.len());
     // A misspelt key makes the host list the ones it knows.
-    for section in ["http", "admin", "tokens", "limits"] {
+    for section in ["http", "admin", "tokens", "limits", "telemetry"] {
         let out = run(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n"), &["check"], &[]);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         let known = text

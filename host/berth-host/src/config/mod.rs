@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, header};
+use tracing::level_filters::LevelFilter;
 
 use crate::caps::settings::Settings;
 use crate::cors::{self, Cors, Origins};
@@ -26,6 +27,7 @@ use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
 use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
+use crate::telemetry::TelemetrySpec;
 use crate::tokens::TokenSpec;
 use read::{Reader, Section, Value, nearest};
 
@@ -177,6 +179,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     http.finish();
     admin_section.finish();
     limits.finish();
+    let telemetry = telemetry(root);
 
     let plugins = plugins(reader, root, defaults);
     let routes = routes(reader, root, &plugins, cors.as_ref());
@@ -189,6 +192,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         plugins,
         routes,
         cors,
+        telemetry,
         file: reader.file().to_owned(),
     }
 }
@@ -259,6 +263,19 @@ fn cors(reader: &Reader<'_>, within: &Section<'_, '_>) -> Option<Cors> {
     })
 }
 
+fn telemetry(root: &Section<'_, '_>) -> Option<TelemetrySpec> {
+    let section = root.section("telemetry");
+    let endpoint = section.scalar("otlp", values::collector).flatten();
+    let service_name = section.scalar("service_name", values::path);
+    let sample = section.scalar("sample", values::percentage);
+    section.finish();
+    Some(TelemetrySpec {
+        endpoint: endpoint?,
+        service_name: service_name.unwrap_or_else(|| "berth".to_owned()),
+        sample: sample.unwrap_or(1.0),
+    })
+}
+
 fn plugin_limits(section: &Section<'_, '_>, defaults: PluginLimits) -> PluginLimits {
     PluginLimits {
         memory: section
@@ -303,6 +320,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
             }
         }
         let reuse = reuse(reader, &section);
+        let log = section.scalar("log", values::level).unwrap_or(LevelFilter::INFO);
         let grants = grants(reader, &section);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
@@ -317,6 +335,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
             limits,
             reuse,
             settings,
+            log,
         });
     }
     specs

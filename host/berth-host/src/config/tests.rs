@@ -157,6 +157,41 @@ fn environment_wins_over_the_file() {
 }
 
 #[test]
+fn traces_are_off_until_a_collector_is_named() {
+    assert_eq!(
+        with_env("[telemetry]\nsample = \"5%\"\n", &[]).unwrap().telemetry,
+        None
+    );
+    let spec = with_env("[telemetry]\notlp = \"http://127.0.0.1:4318/\"\n", &[]).unwrap();
+    let expected = TelemetrySpec {
+        endpoint: "http://127.0.0.1:4318/v1/traces".to_owned(),
+        service_name: "berth".to_owned(),
+        sample: 1.0,
+    };
+    assert_eq!(spec.telemetry, Some(expected));
+    let env = [
+        ("BERTH_TELEMETRY_OTLP", "http://[::1]:4318/otel"),
+        ("BERTH_TELEMETRY_SAMPLE", "0.5 %"),
+    ];
+    let spec = with_env("", &env).unwrap().telemetry.unwrap();
+    assert_eq!(
+        (spec.endpoint.as_str(), spec.sample),
+        ("http://[::1]:4318/otel/v1/traces", 0.005)
+    );
+    let off = [("BERTH_TELEMETRY_OTLP", "off")];
+    let spec = with_env("[telemetry]\notlp = \"http://127.0.0.1:4318\"\n", &off);
+    assert_eq!(spec.unwrap().telemetry, None);
+}
+
+#[test]
+fn a_guest_is_heard_at_info_unless_its_table_says_otherwise() {
+    let text = "[plugins.a]\ncomponent = \"a\"\n[plugins.b]\ncomponent = \"b\"\nlog = \"off\"\n";
+    let spec = with_env(text, &[]).unwrap();
+    let levels: Vec<LevelFilter> = spec.plugins.iter().map(|p| p.log).collect();
+    assert_eq!(levels, [LevelFilter::INFO, LevelFilter::OFF]);
+}
+
+#[test]
 fn host_routes_are_disjoint() {
     let mut router = Router::new();
     for (path, method) in fixed_routes(true) {
@@ -375,6 +410,53 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             route("\"/health\"", "access = \"public\"\nmethods = [\"GTE\"]"),
             vec!["berth.toml:7:12: routes[0].methods: \"GTE\" is not a method; did you mean \"GET\"?"],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nlog = \"verbose\"\n".into(),
+            vec![
+                "berth.toml:3:7: plugins.a.log: \"verbose\" is not a level; there is \"error\", \"warn\", \"info\", \"debug\", \"trace\" and \"off\"",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nlog = \"inf\"\n".into(),
+            vec!["berth.toml:3:7: plugins.a.log: \"inf\" is not a level; did you mean \"info\"?"],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nlog = true\n".into(),
+            vec!["berth.toml:3:7: plugins.a.log: must be a string, not a boolean"],
+        ),
+        (
+            "[telemetry]\notlp = \"127.0.0.1:4318\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: \"127.0.0.1:4318\" is not a URL, as in \"http://127.0.0.1:4318\", nor \"off\"",
+            ],
+        ),
+        (
+            "[telemetry]\notlp = \"https://otel.example\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: \"https://otel.example\": TLS to a collector isn't available; run a collector near this host and name it with http://",
+            ],
+        ),
+        (
+            "[telemetry]\notlp = \"http://me:secret@otel.example\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: has a name or a password in it; put secrets into the environment variable OTEL_EXPORTER_OTLP_HEADERS",
+            ],
+        ),
+        (
+            "[telemetry]\notlp = \"http://otel.example?key=1\"\nsample = \"5\"\nservice = \"x\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: has a query; the base URL has none",
+                "berth.toml:3:10: telemetry.sample: \"5\" is not a percentage from \"0%\" to \"100%\", as in \"5%\"",
+                "berth.toml:4:1: telemetry.service: there is no such key; known here: otlp, service_name, sample",
+            ],
+        ),
+        (
+            "[telemetry]\nsample = \"101%\"\nservice_name = \"\"\n".into(),
+            vec![
+                "berth.toml:2:10: telemetry.sample: \"101%\" is not a percentage from \"0%\" to \"100%\", as in \"5%\"",
+                "berth.toml:3:16: telemetry.service_name: must not be empty",
+            ],
         ),
         ("routes = 7\n".into(), vec!["berth.toml:1:10: routes: must be an array of tables, written as [[routes]]"]),
         ("plugins = []\n".into(), vec!["berth.toml:1:11: plugins: must be a table, not an array"]),

@@ -6,7 +6,7 @@ use http::{Method, Response};
 use tokio::time::timeout;
 
 use super::auth_json::{Input, Output};
-use super::{report, too_late};
+use super::{Bill, report, too_late};
 use crate::admit::Admission;
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError, PolicyProblem};
@@ -173,9 +173,10 @@ pub async fn call(
         admission,
     } = call;
     let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
-    record.runs(&meter, admission.queued());
+    record.runs(&meter);
+    let bill = Bill::open(record, &version, &meter);
     let origin = Arc::new(Origin::new(plugin, version, record));
-    let answered = perform(host, &origin, &meter, admission, async |instance| {
+    let answered = perform(host, &origin, &meter, bill, admission, async |instance| {
         invoke(instance, &origin.version, op, info, caller, input).await
     });
     match answered.await? {
@@ -199,7 +200,8 @@ pub async fn authenticate(
 ) -> Result<Principal, Error> {
     let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     let origin = Arc::new(Origin::new(Arc::clone(plugin), Arc::clone(version), record));
-    let answered = perform(host, &origin, &meter, admission, async |instance| {
+    let bill = Bill::open(record, version, &meter);
+    let answered = perform(host, &origin, &meter, bill, admission, async |instance| {
         let (store, policy) = ready(instance, version).await?;
         policy
             .berth_policy_auth()
@@ -253,6 +255,7 @@ async fn perform<T>(
     host: &Host,
     origin: &Arc<Origin>,
     meter: &Arc<Meter>,
+    bill: Bill,
     admission: Admission,
     call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<T>,
 ) -> Result<T, Error> {
@@ -260,6 +263,7 @@ async fn perform<T>(
     let mut instance = Instance::obtain(&host.runtime, Arc::clone(origin), meter, admission);
     let error = match timeout(wall, metered(meter, call(&mut instance))).await {
         Ok(Ok(answer)) => {
+            bill.close(&Ok(()));
             instance.release(&origin.version, &host.instances);
             return Ok(answer);
         }
@@ -267,7 +271,9 @@ async fn perform<T>(
         Err(_) => Error::Guest(too_late("the policy had not answered", wall)),
     };
     report(origin, &error);
-    Err(error)
+    let result = Err(error);
+    bill.close(&result);
+    result
 }
 
 /// The instance, started.

@@ -22,7 +22,7 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
-use super::{report, too_late};
+use super::{Bill, report, too_late};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
 use crate::dispatch::auth::bindings::berth::policy::types::Principal;
 use crate::error::{Error, Fault, Trap};
@@ -63,11 +63,12 @@ pub async fn call(
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record));
     let meter = Arc::new(Meter::new(limits.cpu, Arc::clone(&host.runtime.turns)));
-    record.runs(&meter, admission.queued());
+    record.runs(&meter);
+    let bill = Bill::open(record, &version, &meter);
     let stream = Arc::new(Stream::default());
     let instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
     let told = Told::of(record, caller.as_ref());
-    let request = into_guest(
+    let mut request = into_guest(
         request,
         told,
         &version,
@@ -75,6 +76,9 @@ pub async fn call(
         meter.base(),
         host.limits.idle_time,
     )?;
+    if let Some(span) = &bill.span {
+        span.inject(request.headers_mut());
+    }
 
     let (head_tx, mut head_rx) = oneshot::channel();
     let run = Run {
@@ -85,7 +89,11 @@ pub async fn call(
         stream: Arc::clone(&stream),
         is_head,
     };
-    let mut driver: Driver = Box::pin(run.drive(request, head_tx));
+    let mut driver: Driver = Box::pin(async move {
+        let result = run.drive(request, head_tx).await;
+        bill.close(&result);
+        result
+    });
     let mut ended = None;
     let head = timeout(
         limits.wall,
@@ -401,7 +409,7 @@ pub const BERTH_USER_ROLES: HeaderName = HeaderName::from_static("berth-user-rol
 pub(super) fn into_guest(
     request: Request<Incoming>,
     told: Told,
-    version: &Version,
+    version: &Arc<Version>,
     stream: &Arc<Stream>,
     since: Instant,
     patience: Duration,
@@ -432,7 +440,8 @@ pub(super) fn into_guest(
             .get_or_insert_with(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from_parts(uri).map_err(|_| Error::InvalidHead("the target is not a URI"))?;
     }
-    let body = RequestBody::new(body, Arc::clone(stream), since, patience).boxed_unsync();
+    let body = RequestBody::new(body, Arc::clone(version), Arc::clone(stream), since, patience);
+    let body = body.boxed_unsync();
     Ok(Request::from_parts(parts, body))
 }
 

@@ -317,7 +317,7 @@ impl WorkerState for Worker {
             };
             let origin = &shared.origin;
             if !fault.trap.is_blameless() {
-                origin.plugin.metrics.trap(fault.trap);
+                origin.version.metrics.trap(fault.trap);
                 tracing::error!(
                     target: "berth::plugin",
                     plugin = origin.plugin.name,

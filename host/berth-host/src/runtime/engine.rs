@@ -28,6 +28,35 @@ pub struct RuntimeSettings {
     pub memory_budget: usize,
 }
 
+/// Slots of the pools, by what they hold.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSizes {
+    /// Component instances.
+    pub component_instances: u32,
+    /// Core instances.
+    pub core_instances: u32,
+    /// Linear memories.
+    pub memories: u32,
+    /// Tables.
+    pub tables: u32,
+    /// Stacks of suspended calls.
+    pub stacks: u32,
+}
+
+impl PoolSizes {
+    fn of(settings: &RuntimeSettings) -> Self {
+        let n = settings.instances;
+        Self {
+            component_instances: n,
+            core_instances: n.saturating_mul(CORE_INSTANCES_PER_COMPONENT),
+            memories: n.saturating_mul(MEMORIES_PER_COMPONENT),
+            tables: n.saturating_mul(TABLES_PER_COMPONENT),
+            // Each request suspends at most one call; a few more for instances that are being dropped.
+            stacks: n.saturating_add(n / 4).saturating_add(16),
+        }
+    }
+}
+
 /// Core instances that one component may have. A Rust policy has 3, JavaScript 8, Python 14.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 32;
 /// Memories that one component may have. Every toolchain known to us makes one, composed components several.
@@ -111,6 +140,11 @@ impl Runtime {
         })
     }
 
+    /// Slots of the pools.
+    pub fn pool_sizes(&self) -> PoolSizes {
+        PoolSizes::of(&self.settings)
+    }
+
     /// What the pools were sized for.
     pub fn settings(&self) -> RuntimeSettings {
         self.settings
@@ -125,13 +159,13 @@ impl Drop for Runtime {
 
 fn config(settings: &RuntimeSettings, reset: Reset) -> Config {
     let n = settings.instances;
+    let sizes = PoolSizes::of(settings);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(n)
-        .total_core_instances(n.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .total_memories(n.saturating_mul(MEMORIES_PER_COMPONENT))
-        .total_tables(n.saturating_mul(TABLES_PER_COMPONENT))
-        // Each request suspends at most one call; a few more for instances that are being dropped.
-        .total_stacks(n.saturating_add(n / 4).saturating_add(16))
+    pool.total_component_instances(sizes.component_instances)
+        .total_core_instances(sizes.core_instances)
+        .total_memories(sizes.memories)
+        .total_tables(sizes.tables)
+        .total_stacks(sizes.stacks)
         .total_gc_heaps(n)
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(MEMORIES_PER_COMPONENT)

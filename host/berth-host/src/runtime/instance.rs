@@ -108,6 +108,9 @@ impl Origin {
     /// Whether the request may write one more log line. Says once that it may not.
     pub fn take_line(&self) -> bool {
         let before = self.lines.fetch_add(1, Ordering::Relaxed);
+        if before >= MAX_LINES {
+            self.plugin.metrics.line_suppressed();
+        }
         if before == MAX_LINES {
             tracing::warn!(
                 target: "berth::guest",
@@ -352,8 +355,8 @@ fn store(
 ) -> Store<Ctx> {
     let current = Arc::new(CurrentOrigin(Mutex::new(Arc::clone(&origin))));
     let mut wasi = WasiCtx::builder();
-    wasi.stdout(GuestOutput::stdout(&current))
-        .stderr(GuestOutput::stderr(&current))
+    wasi.stdout(GuestOutput::stdout(&current, origin.plugin.log))
+        .stderr(GuestOutput::stderr(&current, origin.plugin.log))
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
