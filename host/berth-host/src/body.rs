@@ -491,7 +491,7 @@ impl Body for RequestBody {
 }
 
 /// A trailer is a header that comes late: what can't be in the head can't be here.
-fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(crate) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
             let hidden = |name: &&http::HeaderName| is_forbidden(name) || is_ours(name);

@@ -393,4 +393,6 @@ fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -370,9 +370,9 @@ fn strip(headers: &mut http::HeaderMap) {
     let named: Vec<http::HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        // By bytes: one name that isn't text must not hide the others.
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| http::HeaderName::from_bytes(name.trim_ascii()).ok())
         .filter(|name| !ESSENTIAL.contains(name))
         .collect();
     let ours: Vec<http::HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
@@ -420,3 +420,6 @@ fn fault_of(error: &Error) -> Fault {
         other => Fault::new(Trap::Unreachable, format!("{other:?}")),
     }
 }
+
+#[cfg(test)]
+mod fuzz;
