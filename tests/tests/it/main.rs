@@ -13,6 +13,7 @@ mod caps;
 mod check;
 mod docs;
 mod drain;
+mod fuzz_wire;
 mod hostile;
 mod hostile_limits;
 mod hostile_responses;
