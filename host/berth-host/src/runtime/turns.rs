@@ -6,7 +6,7 @@
 //!
 //! - Hogs, which have used more than their free time, share as many permits as there are workers but one.
 //! - Everybody else shares one permit, for the length of a poll. A short call doesn't notice. Whoever is caught gives
-//!   it back only after [`REST`], in which the last worker is free: without it, two hundred guests that begin to spin
+//!   it back only after a millisecond, in which the last worker is free: without it, two hundred guests that begin to spin
 //!   at once would each take their first ticks before a waiting `/health` is read from its socket.
 
 use std::future::Future;
