@@ -16,6 +16,7 @@ mod concurrent;
 mod cors;
 mod docs;
 mod drain;
+mod fuzz_wire;
 mod hostile;
 mod hostile_limits;
 mod hostile_responses;

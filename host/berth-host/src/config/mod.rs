@@ -556,4 +556,6 @@ fn routes(
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -25,7 +25,6 @@ use crate::body::Stream;
 use crate::caps::outgoing::Outgoing;
 use crate::caps::stdio::GuestOutput;
 use crate::dispatch::auth::bindings::AuthPolicy;
-use crate::serve::Record;
 
 /// Host resources (bodies, streams, pollables …) that one store may hold at once. wasmtime's default is a million.
 const MAX_RESOURCES: usize = 4_096;
@@ -79,12 +78,12 @@ impl Origin {
     }
 
     /// A request's origin, with all its log lines still to write.
-    pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, record: &Record) -> Self {
+    pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, request_id: HeaderValue, secure: bool) -> Self {
         Self {
             plugin,
             version,
-            request_id: record.id().clone(),
-            secure: record.is_secure(),
+            request_id,
+            secure,
             lines: AtomicU32::new(0),
             ended: AtomicBool::new(false),
         }
