@@ -15,6 +15,7 @@
 pub mod berth;
 pub mod collector;
 pub mod http2;
+pub mod load;
 pub mod prometheus;
 pub mod wire;
 
