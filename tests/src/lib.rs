@@ -13,6 +13,7 @@
 )]
 
 pub mod berth;
+pub mod upstream;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
