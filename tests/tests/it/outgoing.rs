@@ -118,7 +118,7 @@ fn granted_name_that_leads_inwards_is_refused_without_an_entry_for_the_address()
     // Any name is granted; this one resolves to a loopback address on every machine.
     let any = format!("*:{}", upstream.port());
     let url = format!("http://localhost:{}/", upstream.port());
-    let closed = berth(&[any.clone()], "");
+    let closed = berth(std::slice::from_ref(&any), "");
     for plugin in ["fetch", "fetch-p3"] {
         assert_eq!(
             fetch(&closed, plugin, &url, &[]).text().trim(),
