@@ -13,6 +13,7 @@ mod caps;
 mod check;
 mod docs;
 mod drain;
+mod folders;
 mod hostile;
 mod load_faults;
 mod manifest;

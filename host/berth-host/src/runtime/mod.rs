@@ -9,6 +9,7 @@
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
 
 pub mod engine;
+mod folders;
 pub mod instance;
 pub mod limits;
 pub mod link;
