@@ -17,6 +17,7 @@ pub mod collector;
 pub mod http2;
 pub mod load;
 pub mod prometheus;
+pub mod upstream;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

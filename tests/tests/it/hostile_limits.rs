@@ -239,3 +239,16 @@ fn health_answers_while_256_guests_spin() {
     // A round of all spinners takes longer than two seconds: a short call doesn't wait for it.
     assert!(hello.at(0.5) < Duration::from_secs(1), "{hello}");
 }
+
+#[test]
+fn next_tenant_of_a_slot_finds_nothing_of_the_last() {
+    // One instance at a time, so that it is the same slot each time.
+    let manifest = Manifest::new()
+        .raw("[limits]\ninstances = 1\n")
+        .handler("fixtures/residue");
+    let berth = manifest.start();
+    for _ in 0..5 {
+        assert_eq!(berth.get("/residue/leave").text(), "left");
+        assert_eq!(berth.get("/residue/find").text(), "0");
+    }
+}

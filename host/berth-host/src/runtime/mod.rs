@@ -12,6 +12,7 @@
 
 pub mod concurrent;
 pub mod engine;
+mod folders;
 pub mod instance;
 pub mod limits;
 pub mod link;

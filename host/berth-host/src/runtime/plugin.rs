@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tracing::level_filters::LevelFilter;
 use wasmtime::component::{Component, InstancePre};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi_http::handler::ProxyPre;
 
 use super::concurrent::Workers;
 use super::engine::Runtime;
 use super::instance::Ctx;
-use super::link;
 use super::reuse::{Reuse, Shelf};
+use super::{folders, link};
 use crate::admit::Slots;
 use crate::caps::outgoing::Client;
 use crate::caps::settings::Settings;
@@ -125,6 +126,8 @@ pub struct Version {
     pub pre: Pre,
     /// How long compiling and linking took.
     pub took: Duration,
+    /// The folders that it may see, open; nothing unless some are granted.
+    pub folders: Option<WasiFilesystemCtx>,
     /// Its instances that wait for their next request.
     pub shelf: Shelf,
     /// Its instances that serve several requests at once.
@@ -205,6 +208,9 @@ pub enum LoadFault {
     /// It can't serve several requests at once.
     #[error("{0}")]
     NotConcurrent(String),
+    /// Granted folders that can't be opened.
+    #[error("{}", .0.join("; "))]
+    Folders(Vec<String>),
     /// An import or export whose type differs.
     #[error("its imports or exports don't fit this host: {0}")]
     Mismatch(String),
@@ -223,6 +229,7 @@ impl LoadFault {
             Self::WrongVersion(_) => "wrong-version",
             Self::NotGranted(_) => "not-granted",
             Self::NotConcurrent(_) => "not-concurrent",
+            Self::Folders(_) => "folders",
             Self::Mismatch(_) => "mismatch",
         }
     }
@@ -245,9 +252,11 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> 
     let component =
         Component::from_binary(&runtime.engine, &bytes).map_err(|e| LoadFault::Malformed(one_line(&e)))?;
     let pre = prepare(runtime, spec, &component)?;
+    let folders = folders::open(spec.grants.folders())?;
     Ok(Version {
         digest,
         pre,
+        folders,
         took: started.elapsed(),
         shelf: Shelf::default(),
         workers: Workers::default(),
