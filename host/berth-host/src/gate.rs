@@ -215,6 +215,10 @@ async fn caller(
     let Some(claims) = claims else {
         return Err(Error::Unauthenticated { token_given: true });
     };
+    // A policy that fails again and again gets a pause.
+    if version.streak.pauses() {
+        return Err(Error::AuthUnavailable);
+    }
     // Given back before the request's own place is asked for, so that the two can't wait for each other.
     let admission = find_place(host, plugin, version)
         .await

@@ -206,6 +206,26 @@ fn policy_that_refuses_is_passed_on_and_one_that_fails_closes_the_door() {
 }
 
 #[test]
+fn policy_that_fails_again_and_again_gets_a_pause_and_recovers() {
+    let berth = start();
+    for _ in 0..20 {
+        is(&ask(&berth, "/user/status/200", "panic"), 503, "auth-unavailable");
+    }
+    berth.logged("the loop", |e| e["code"] == "crash-loop" && e["plugin"] == "auth");
+    // Not even asked, for a second.
+    is(&ask(&berth, "/user/status/200", "u-1"), 503, "auth-unavailable");
+    assert_eq!(berth.get("/public/status/200").status, 200);
+    while ask(&berth, "/user/status/200", "u-1").status != 200 {
+        std::thread::yield_now();
+    }
+    berth.logged("that it works", |e| e["message"] == "the plugin works again");
+    assert_eq!(
+        berth.metric("berth_plugin_traps_total", &["auth", "unreachable"]),
+        20.0
+    );
+}
+
+#[test]
 fn without_a_working_policy_protected_routes_are_503_and_public_ones_serve() {
     let file = key_file();
     let path = file.path().display().to_string();

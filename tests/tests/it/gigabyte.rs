@@ -69,7 +69,9 @@ fn gibibyte_up_and_down_stays_in_bounded_memory() {
         let receiving = stream.try_clone().unwrap();
         let receiving = std::thread::spawn(move || receive(receiving));
         let path = format!("/{plugin}/x");
-        stream.write_all(head("POST", &path, &[], SIZE).as_bytes()).unwrap();
+        stream
+            .write_all(head("POST", &path, &[], SIZE).as_bytes())
+            .unwrap();
         for number in 0..SIZE / BLOCK {
             stream.write_all(&block(number)).unwrap();
         }

@@ -295,3 +295,18 @@ fn excess_over_cap_and_queue_is_429_with_retry_after() {
     });
     assert_eq!(berth.get("/hello/next").status, 200);
 }
+
+#[test]
+fn handler_that_always_fails_is_still_tried_for_every_request() {
+    let berth = with_hello("trap-before-head", "");
+    for _ in 0..30 {
+        assert_eq!(berth.get("/trap-before-head/x").code(), "plugin-trap");
+    }
+    assert_eq!(
+        berth.metric("berth_plugin_traps_total", &["trap-before-head", "unreachable"]),
+        30.0
+    );
+    let loops = |e: &serde_json::Value| e["code"] == "crash-loop" && e["plugin"] == "trap-before-head";
+    berth.logged("the loop", loops);
+    assert_eq!(berth.log().iter().filter(|e| loops(e)).count(), 1, "said once");
+}

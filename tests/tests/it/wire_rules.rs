@@ -294,7 +294,10 @@ fn first_requests_in_parallel_are_all_served() {
         let asked: Vec<_> = (0..32)
             .map(|_| scope.spawn(|| berth.get("/hello/x").status))
             .collect();
-        asked.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+        asked
+            .into_iter()
+            .map(|one| one.join().unwrap())
+            .collect::<Vec<_>>()
     });
     assert_eq!(answers, [200; 32]);
 }

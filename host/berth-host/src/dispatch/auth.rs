@@ -6,7 +6,7 @@ use http::{Method, Response};
 use tokio::time::timeout;
 
 use super::auth_json::{Input, Output};
-use super::{Bill, report, too_late};
+use super::{Bill, report, too_late, went_well};
 use crate::admit::Admission;
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError, PolicyProblem};
@@ -273,6 +273,7 @@ async fn perform<T>(
     let mut instance = Instance::obtain(&host.runtime, Arc::clone(origin), meter, admission);
     let error = match timeout(wall, metered(meter, call(&mut instance))).await {
         Ok(Ok(answer)) => {
+            went_well(origin);
             bill.close(&Ok(()));
             instance.release(&origin.version, &host.instances);
             return Ok(answer);

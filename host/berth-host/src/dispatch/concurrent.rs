@@ -10,7 +10,7 @@ use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, TrapOrPanicError};
 
 use super::http::{MAX_UNSEEN, Told, error_code, into_guest, no_response, size};
-use super::{report, too_late};
+use super::{report, too_late, went_well};
 use crate::admit::Place;
 use crate::body::{GuestBody, ReplyBody, Stream};
 use crate::dispatch::auth::bindings::berth::policy::types::Principal;
@@ -131,7 +131,10 @@ pub async fn call(
         span.end(Duration::ZERO, Some(outcome));
     }
     match answered {
-        Ok(response) => Ok(reply(response, stream, seat, since, patience, is_head)),
+        Ok(response) => {
+            went_well(&origin);
+            Ok(reply(response, stream, seat, since, patience, is_head))
+        }
         Err((error, told)) => {
             if !told {
                 report(&origin, &error);

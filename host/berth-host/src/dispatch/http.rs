@@ -22,7 +22,7 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
-use super::{Bill, report, too_late};
+use super::{Bill, report, too_late, went_well};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
 use crate::dispatch::auth::bindings::berth::policy::types::Principal;
 use crate::error::{Error, Fault, Trap};
@@ -231,6 +231,7 @@ impl Run {
                 if !bodiless && let Err(fault) = settled {
                     return Err(Error::Guest(fault));
                 }
+                went_well(instance.store.data().origin());
                 instance.release(&version, &host.instances);
                 Ok(())
             }

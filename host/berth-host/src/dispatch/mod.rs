@@ -17,6 +17,7 @@ use crate::health;
 use crate::runtime::instance::Origin;
 use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
+use crate::runtime::streak::LOOP;
 use crate::serve::Record;
 use crate::state::Host;
 use crate::telemetry::GuestSpan;
@@ -99,6 +100,7 @@ fn report(origin: &Origin, error: &Error) {
                     plugin = plugin_name, version, request_id, trap,
                     "a guest failed: {cause}",
                 );
+                failed(origin);
             }
         }
         Error::Internal(cause) => {
@@ -109,6 +111,31 @@ fn report(origin: &Origin, error: &Error) {
             );
         }
         _ => {}
+    }
+}
+
+/// A run of a version went well; say so when that ends a loop.
+fn went_well(origin: &Origin) {
+    if origin.version.streak.went_well() {
+        tracing::info!(
+            target: "berth::plugin",
+            plugin = origin.plugin.name,
+            version = origin.version.digest,
+            "the plugin works again",
+        );
+    }
+}
+
+/// Count a failure of a version, and say when it is one of many in a row.
+pub(crate) fn failed(origin: &Origin) {
+    if origin.version.streak.failed() {
+        tracing::error!(
+            target: "berth::plugin",
+            plugin = origin.plugin.name,
+            version = origin.version.digest,
+            code = "crash-loop",
+            "the plugin has failed {LOOP} times in a row",
+        );
     }
 }
 

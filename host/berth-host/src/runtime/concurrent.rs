@@ -327,6 +327,7 @@ impl WorkerState for Worker {
                     "an instance with several requests failed: {}",
                     fault.cause,
                 );
+                crate::dispatch::failed(origin);
             }
             // Before the store goes, or its closing channels would read as finished bodies.
             for stream in shared.requests().drain(..) {

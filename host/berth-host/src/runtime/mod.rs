@@ -7,6 +7,7 @@
 //! - [`reuse`]: instances that serve more than one request.
 //! - [`concurrent`]: instances that serve several requests at once.
 //! - [`limits`]: CPU time, memory.
+//! - [`streak`]: failures in a row.
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
 //! - [`turns`]: who may run guest code when many want to.
 
@@ -18,5 +19,6 @@ pub mod limits;
 pub mod link;
 pub mod plugin;
 pub mod reuse;
+pub mod streak;
 pub mod trap;
 pub mod turns;

@@ -15,6 +15,7 @@ use super::concurrent::Workers;
 use super::engine::Runtime;
 use super::instance::Ctx;
 use super::reuse::{Reuse, Shelf};
+use super::streak::Streak;
 use super::{folders, link};
 use crate::admit::Slots;
 use crate::caps::outgoing::Client;
@@ -132,6 +133,8 @@ pub struct Version {
     pub shelf: Shelf,
     /// Its instances that serve several requests at once.
     pub workers: Workers,
+    /// Its failures in a row.
+    pub streak: Streak,
     /// What is counted of it.
     pub metrics: VersionMetrics,
 }
@@ -260,6 +263,7 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> 
         took: started.elapsed(),
         shelf: Shelf::default(),
         workers: Workers::default(),
+        streak: Streak::default(),
         metrics: VersionMetrics::default(),
     })
 }
