@@ -1,8 +1,8 @@
 //! Bodies: the answer's, and the request's on its way into a guest.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::task::unconstrained;
 use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
@@ -268,7 +269,9 @@ impl Stream {
             End::Died(fault) if untold => return Some(fault.clone()),
             End::Died(_) | End::Complete => return None,
         }
-        let found = match inner.take_all(&mut Context::from_waker(Waker::noop()), usize::MAX) {
+        // Without tokio's budget: a task that has used it up would find every channel empty, and a whole body open.
+        let all = pin!(unconstrained(poll_fn(|cx| inner.take_all(cx, usize::MAX))));
+        let found = match all.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(found) => found,
             Poll::Pending => Some(fault()),
         };
@@ -575,5 +578,83 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+    use http_body_util::BodyExt;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    /// What a 0.2 guest's body is: a channel.
+    struct Written(UnboundedReceiver<Bytes>);
+
+    impl Body for Written {
+        type Data = Bytes;
+        type Error = WasiError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, WasiError>>> {
+            self.0
+                .poll_recv(cx)
+                .map(|bytes| bytes.map(|b| Ok(Frame::data(b))))
+        }
+    }
+
+    fn stream(pieces: &[&'static str], promised: Option<u64>, is_closed: bool) -> Stream {
+        let (sender, receiver) = unbounded_channel();
+        for piece in pieces {
+            sender.send(Bytes::from_static(piece.as_bytes())).unwrap();
+        }
+        if !is_closed {
+            std::mem::forget(sender);
+        }
+        let stream = Stream::default();
+        stream.attach(Written(receiver).boxed_unsync(), promised);
+        stream
+    }
+
+    #[test]
+    fn body_settles_as_its_guest_left_it() {
+        let settled = |pieces, promised, is_closed| {
+            let settled = stream(pieces, promised, is_closed).settle();
+            settled.map_err(|fault| fault.cause)
+        };
+        assert_eq!(settled(&["one", "two"], None, true), Ok(()));
+        assert_eq!(settled(&[], None, true), Ok(()));
+        assert_eq!(
+            settled(&["one"], Some(3), false),
+            Ok(()),
+            "all that was promised is there"
+        );
+        let open = Err("the handler returned without finishing its response body".to_owned());
+        assert_eq!(settled(&["one"], None, false), open);
+        assert_eq!(settled(&["one"], Some(4), false), open);
+        let length = |what| Err(format!("the response body is {what} than its Content-Length"));
+        assert_eq!(settled(&["one"], Some(4), true), length("shorter"));
+        assert_eq!(settled(&["one", "two"], Some(4), true), length("longer"));
+    }
+
+    #[tokio::test]
+    async fn whole_body_is_whole_for_a_task_without_budget() {
+        let (sender, mut receiver) = unbounded_channel();
+        for _ in 0..1_000 {
+            sender.send(()).unwrap();
+        }
+        while poll!(Box::pin(receiver.recv())).is_ready() {}
+        assert!(
+            !receiver.is_empty(),
+            "tokio's budget is used up, the channel isn't empty"
+        );
+        let whole = stream(&["one"], None, true);
+        assert!(whole.settle().is_ok());
+        let whole = stream(&["one"], None, true);
+        whole.die(Fault::new(Trap::Unreachable, "a panic afterwards"));
+        assert!(whole.is_complete());
     }
 }
