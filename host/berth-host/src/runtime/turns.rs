@@ -1,8 +1,8 @@
 //! Whose turn it is to run guest code, so that a thread is always left for everybody else.
 //!
-//! A guest that an epoch tick finds running is *caught*: it gives its thread back and wants to go on. While fewer are
-//! in that state than there are workers but one, there are no turns and this costs a poll one atomic load. From there
-//! on the host is *crowded*:
+//! A guest that an epoch tick finds running, and not just begun, is *caught*: it gives its thread back and wants to go
+//! on. While fewer are in that state than there are workers but one, there are no turns and this costs a poll one atomic
+//! load. From there on the host is *crowded*:
 //!
 //! - Hogs, which have used more than their free time, share as many permits as there are workers but one.
 //! - Everybody else shares one turn, for the length of a poll. A short call doesn't notice. Whoever is caught gives it
@@ -217,16 +217,25 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::runtime::limits::on_epoch;
+    use crate::runtime::limits::{TICK, on_epoch};
 
     fn meter(turns: &Arc<Turns>) -> Arc<Meter> {
         Arc::new(Meter::new(Duration::from_secs(60), Arc::clone(turns)))
+    }
+
+    /// Be long enough on the CPU for a tick to count.
+    fn work(meter: &Meter) {
+        let begun = meter.running();
+        while meter.running() < begun + TICK.as_nanos() as u64 / 2 {
+            std::hint::spin_loop();
+        }
     }
 
     /// A guest that is caught by a tick in every poll, `times` times.
     async fn spinning(meter: Arc<Meter>, times: usize) {
         let guest = async {
             for _ in 0..times {
+                work(&meter);
                 match on_epoch(&meter) {
                     wasmtime::UpdateDeadline::YieldCustom(_, wait) => wait.await,
                     _ => panic!("it has time left"),
@@ -247,6 +256,7 @@ mod tests {
         // One that is dropped while it waits leaves none either.
         let meter = meter(&turns);
         let mut parked = Box::pin(metered(&meter, async {
+            work(&meter);
             if let wasmtime::UpdateDeadline::YieldCustom(_, wait) = on_epoch(&meter) {
                 wait.await;
             }

@@ -26,6 +26,8 @@ Cases:
   http03-fresh  berth,          the GET, answered by a WASI 0.3 handler
   typed-reused, http02-reused, http03-reused
                 berth,          the same with serial reuse
+  http03-concurrent
+                berth,          the 0.3 handler, several requests at once on one instance
   serve02       wasmtime serve, the same 0.2 handler, a fresh instance per request
   serve03       wasmtime serve, the same 0.3 handler, with the CLI's default reuse
 
