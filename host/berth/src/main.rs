@@ -5,13 +5,14 @@
 
 mod args;
 mod check;
+mod inspected;
 mod log;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use berth_host::config;
+use berth_host::config::{self, Environment};
 use berth_host::files::Files;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
@@ -52,7 +53,7 @@ fn quiet_errors() {
 }
 
 fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
-    let mut spec = match config::load(&args.config, &|name| std::env::var(name).ok()) {
+    let mut spec = match config::load(&args.config, &Environment::of_process()) {
         Ok(spec) => spec,
         Err(faults) => return check::refuse(&args.config, &faults),
     };

@@ -4,6 +4,7 @@
 //! fault too, with the nearest known one: a misspelt limit must not be a missing limit. Every scalar key of a section
 //! has an environment variable, `BERTH_<SECTION>_<KEY>`, which wins over the file.
 
+mod environment;
 mod read;
 mod values;
 
@@ -23,7 +24,9 @@ use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
 use crate::tokens::TokenSpec;
-use read::{Reader, Section, Value, nearest};
+pub use environment::Environment;
+pub(crate) use read::nearest;
+use read::{Reader, Section, Value};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -60,7 +63,7 @@ impl fmt::Display for ManifestFault {
 ///
 /// # Errors
 /// Every fault in it, in the file's order.
-pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<HostSpec, Vec<ManifestFault>> {
+pub fn load(file: &Path, env: &Environment) -> Result<HostSpec, Vec<ManifestFault>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         let message = match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -84,11 +87,7 @@ pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<HostSpe
 ///
 /// # Errors
 /// Every fault in it, in the file's order.
-pub fn parse(
-    file: &Path,
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<HostSpec, Vec<ManifestFault>> {
+pub fn parse(file: &Path, text: &str, env: &Environment) -> Result<HostSpec, Vec<ManifestFault>> {
     let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
     let reader = Reader::new(file, text, env);
     for error in syntax {
@@ -97,6 +96,7 @@ pub fn parse(
     let root = Section::root(&reader, document.get_ref());
     let spec = manifest(&reader, &root);
     root.finish();
+    reader.check_environment();
     let mut faults = reader.into_faults();
     // A value that didn't parse is not judged by its meaning as well.
     let broken: Vec<Option<usize>> = faults
@@ -131,6 +131,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
             .unwrap_or_else(|| "berth".to_owned()),
     };
     tokens_section.finish();
+    same_address(reader, (&http, listen), (&admin_section, admin));
     let limits = root.section("limits");
     let host_limits = HostLimits {
         // hyper's smallest buffer is 8 KiB.
@@ -184,6 +185,28 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         plugins,
         routes,
         file: reader.file().to_owned(),
+    }
+}
+
+/// Two listeners can't have one address; the second one would only find out when it binds.
+fn same_address(
+    reader: &Reader<'_>,
+    (http, listen): (&Section<'_, '_>, SocketAddr),
+    (section, admin): (&Section<'_, '_>, Option<SocketAddr>),
+) {
+    let Some(admin) = admin.filter(|a| a.port() == listen.port() && a.port() != 0) else {
+        return;
+    };
+    // An unspecified IPv6 address takes IPv4 as well.
+    let takes = |a: SocketAddr, b: SocketAddr| {
+        a.ip() == b.ip() || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()))
+    };
+    if takes(listen, admin) || takes(admin, listen) {
+        reader.fault(
+            section.at_of("listen").or_else(|| http.at_of("listen")),
+            "admin.listen",
+            format!("\"{admin}\" and `http.listen`, \"{listen}\", are the same address; choose another port, or \"off\""),
+        );
     }
 }
 

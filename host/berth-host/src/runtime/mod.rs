@@ -2,6 +2,7 @@
 //!
 //! - [`engine`]: the engine, its pools, the ticker.
 //! - [`plugin`]: from a file to something that can be instantiated, or a sentence that says why not.
+//! - [`load_fault`]: why a component can't be served.
 //! - [`link`]: what a component may import.
 //! - [`instance`]: what one store holds.
 //! - [`reuse`]: instances that serve more than one request.
@@ -14,6 +15,7 @@ pub mod engine;
 pub mod instance;
 pub mod limits;
 pub mod link;
+pub mod load_fault;
 pub mod plugin;
 pub mod reuse;
 pub mod trap;
