@@ -13,6 +13,7 @@
 )]
 
 pub mod berth;
+pub mod components;
 pub mod http2;
 pub mod wire;
 

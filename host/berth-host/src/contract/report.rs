@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::check::needs_nothing;
-use super::decode::{Component, decode};
+use super::decode::{Component, Item, decode};
 use super::name::InterfaceName;
 use super::offer::offer;
 use super::shape::{Shape, shape};
@@ -28,6 +28,8 @@ pub enum Status {
     Granted,
     /// The manifest doesn't grant it.
     NotGranted,
+    /// There is no manifest; one would have to grant it.
+    NeedsGrant,
     /// Everybody gets it.
     Wasi,
     /// It has only types, so nobody has to provide it.
@@ -42,6 +44,7 @@ impl Status {
         match self {
             Self::Granted => "granted",
             Self::NotGranted => "not granted",
+            Self::NeedsGrant => "needs a grant",
             Self::Wasi => "WASI",
             Self::TypesOnly => "types only",
             Self::Unknown => "unknown to this host",
@@ -115,12 +118,10 @@ pub fn report(bytes: &[u8], grants: Option<&Grants>) -> Report {
 }
 
 fn describe(report: &mut Report, component: &Component, grants: Option<&Grants>) {
-    let everything = Grants::new(Capability::ALL.to_vec());
-    let given = grants.unwrap_or(&everything);
     for item in &component.imports {
         report.imports.push(Import {
             name: item.name.clone(),
-            status: status(component, item, given),
+            status: status(component, item, grants),
         });
     }
     report.exports = component.exports.iter().map(|e| e.name.clone()).collect();
@@ -151,13 +152,16 @@ fn describe(report: &mut Report, component: &Component, grants: Option<&Grants>)
     }
 }
 
-fn status(component: &Component, item: &super::decode::Item, grants: &Grants) -> Status {
+fn status(component: &Component, item: &Item, grants: Option<&Grants>) -> Status {
     let name = InterfaceName::parse(&item.name);
     let offered = offer().is_ok_and(|offer| offer.import(&name).is_some());
     let interface = item.interface.and_then(|id| component.resolve.interfaces.get(id));
     match Capability::of_import(&item.name) {
-        Some(capability) if offered && grants.has(capability) => Status::Granted,
-        Some(_) if offered => Status::NotGranted,
+        Some(capability) if offered => match grants {
+            Some(grants) if grants.has(capability) => Status::Granted,
+            Some(_) => Status::NotGranted,
+            None => Status::NeedsGrant,
+        },
         _ if offered => Status::Wasi,
         _ if interface.is_some_and(|i| needs_nothing(&component.resolve, i)) => Status::TypesOnly,
         _ => Status::Unknown,

@@ -11,7 +11,7 @@ const MAX_DEPTH: u32 = 64;
 pub struct Shape {
     /// Its core modules.
     pub modules: u32,
-    /// Core modules with code but without names of functions.
+    /// Core modules that are programs, with code and data, but without names of functions.
     #[serde(skip)]
     pub nameless: u32,
     /// The memories that its core modules define.
@@ -64,7 +64,7 @@ fn component(bytes: &[u8], shape: &mut Shape, depth: u32) -> Option<()> {
 }
 
 fn module(bytes: &[u8], shape: &mut Shape) -> Option<()> {
-    let (mut code, mut names) = (false, false);
+    let (mut code, mut names, mut program) = (false, false, false);
     // Section ids: core specification, 5.5.
     sections(bytes, |id, mut section| {
         match id {
@@ -75,17 +75,20 @@ fn module(bytes: &[u8], shape: &mut Shape) -> Option<()> {
                 }
             }
             5 => {
+                program = true;
                 for _ in 0..section.number()? {
                     shape.memories.push(section.memory()?);
                 }
             }
             10 => code = section.number()? > 0,
+            // The modules that tools add to tie others together have no data; they have no names either.
+            11 => program = true,
             _ => {}
         }
         Some(())
     })?;
     shape.modules += 1;
-    shape.nameless += u32::from(code && !names);
+    shape.nameless += u32::from(code && program && !names);
     Some(())
 }
 

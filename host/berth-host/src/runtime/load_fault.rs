@@ -89,10 +89,8 @@ impl LoadFault {
 
     /// Why wasmtime didn't compile a component, from its words: it has no types for this.
     pub(super) fn of_compiling(error: &wasmtime::Error) -> Self {
-        let text = one_line(error);
-        let words = text
-            .strip_prefix("failed to parse WebAssembly module: ")
-            .unwrap_or(&text);
+        // The causes above the last one say where in the compiler it was.
+        let words = &spaced(&error.root_cause().to_string());
         if let Some(limit) = pool_limit(words) {
             return Self::Oversized(limit);
         }
@@ -168,10 +166,12 @@ pub(super) fn memory_limit(asked: u64, given: u64) -> String {
 
 /// wasmtime's error chain on one line.
 pub(super) fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    spaced(&format!("{error:#}"))
+}
+
+/// On one line, whatever it was.
+fn spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -221,7 +221,7 @@ mod tests {
             (
                 "(component (core module (func (result i32))))".into(),
                 "malformed",
-                "x",
+                "the file is not a valid component: Invalid input WebAssembly code at offset 34: type mismatch: expected i32 but nothing on stack; build it again with a current toolchain",
             ),
         ];
         for (text, code, message) in table {
