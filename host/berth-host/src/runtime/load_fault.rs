@@ -115,7 +115,7 @@ const NEEDS_FEATURE: [&str; 6] = [
 ];
 
 /// What it says when a section is longer than what is left of the file.
-const CUT_OFF: [&str; 2] = ["unexpected end", "unexpected-eof"];
+const CUT_OFF: [&str; 2] = ["unexpected end", "is out of bounds (bound = "];
 
 /// A limit of the instance pools, from what wasmtime says of one that is exceeded.
 fn pool_limit(words: &str) -> Option<String> {
@@ -176,18 +176,49 @@ fn spaced(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engine::{Runtime, RuntimeSettings};
     use super::*;
 
-    /// Each kind of failure, as this version of wasmtime words it.
-    #[test]
-    fn failures_to_compile_are_told_apart() {
-        let runtime = super::super::engine::Runtime::new(super::super::engine::RuntimeSettings {
+    fn runtime() -> Runtime {
+        Runtime::new(RuntimeSettings {
             instances: 2,
             workers: 1,
             max_memory: 1 << 20,
             memory_budget: 1 << 20,
         })
-        .unwrap();
+        .unwrap()
+    }
+
+    fn fault(runtime: &Runtime, bytes: &[u8]) -> Option<LoadFault> {
+        wasmtime::component::Component::from_binary(&runtime.engine, bytes)
+            .err()
+            .map(|error| LoadFault::of_compiling(&error))
+    }
+
+    /// A file that is cut anywhere but between two sections is called that.
+    #[test]
+    fn cut_file_is_told_as_damaged() {
+        let runtime = runtime();
+        let text = "(component (core module $m (memory 1) (func (export \"f\") (result i32) i32.const 7) (data (i32.const 0) \"abc\"))
+            (core instance $i (instantiate $m)) (func (export \"f\") (result u32) (canon lift (core func $i \"f\"))))";
+        let whole = wat::parse_str(text).unwrap();
+        let (mut damaged, mut other) = (0, Vec::new());
+        for length in 8..whole.len() {
+            match fault(&runtime, &whole[..length]) {
+                Some(LoadFault::Damaged(_)) => damaged += 1,
+                Some(fault) => other.push((length, fault.to_string())),
+                // Cut between two sections, it is a smaller component.
+                None => {}
+            }
+        }
+        assert_eq!(other, []);
+        assert!(damaged >= whole.len() - 8 - 10, "{damaged} of {}", whole.len());
+    }
+
+    /// Each kind of failure, as this version of wasmtime words it.
+    #[test]
+    fn failures_to_compile_are_told_apart() {
+        let runtime = runtime();
         let many = |n: usize, module: &str, what: &str| {
             let instances = format!("(core instance (instantiate {what}))").repeat(n);
             format!("(component {module} {instances})")
@@ -226,11 +257,7 @@ mod tests {
         ];
         for (text, code, message) in table {
             let bytes = wat::parse_str(&text).unwrap();
-            let error = match wasmtime::component::Component::from_binary(&runtime.engine, &bytes) {
-                Ok(_) => panic!("{text} compiles"),
-                Err(error) => error,
-            };
-            let fault = LoadFault::of_compiling(&error);
+            let fault = fault(&runtime, &bytes).unwrap_or_else(|| panic!("{text} compiles"));
             assert_eq!(
                 (fault.code(), fault.to_string().as_str()),
                 (code, message),
