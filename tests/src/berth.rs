@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{guest, program, wire};
+use crate::{guest, program, prometheus, wire};
 
 /// The time within which anything that is waited for must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -106,6 +106,17 @@ impl Berth {
     /// Write a manifest, start a host with it and some more environment, and wait until it is ready.
     pub fn start(manifest: &str, environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
+        let log = File::create(folder.path().join("log.jsonl")).expect("the log can be written");
+        Self::start_in(folder, manifest, environment, log.into())
+    }
+
+    /// The same with a log that nobody ever reads: a pipe that fills up.
+    pub fn start_unread(manifest: &str) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        Self::start_in(folder, manifest, &[], Stdio::piped())
+    }
+
+    fn start_in(folder: TempDir, manifest: &str, environment: &[(&str, &str)], errors: Stdio) -> Self {
         let config = folder.path().join("berth.toml");
         std::fs::write(&config, manifest).expect("the manifest can be written");
         let log = folder.path().join("log.jsonl");
@@ -116,7 +127,7 @@ impl Berth {
             .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0")
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
-            .stderr(File::create(&log).expect("the log can be written"))
+            .stderr(errors)
             .spawn()
             .expect("berth starts");
         let mut lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
@@ -195,14 +206,43 @@ impl Berth {
         })
     }
 
-    /// A value from the metrics: `metric("berth_plugin_traps_total", &["spin", "cpu"])`. Labels are given in their
-    /// order, by value.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    /// All metrics.
+    pub fn metrics(&self) -> Vec<prometheus::Family> {
         let text = wire::get(self.admin, "/metrics").text();
-        text.lines()
-            .find(|l| l.starts_with(name) && l.split('"').skip(1).step_by(2).eq(labels.iter().copied()))
-            .and_then(|l| l.rsplit(' ').next()?.parse().ok())
-            .unwrap_or_else(|| panic!("no metric {name} with {labels:?} in:\n{text}"))
+        prometheus::parse(&text).unwrap_or_else(|fault| panic!("{fault} in:\n{text}"))
+    }
+
+    /// A value from the metrics: `metric("berth_plugin_traps_total", &["spin", "cpu"])`. Labels are given in their
+    /// order, by value; over those that are left out, such as the version, it sums.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let families = self.metrics();
+        let samples = families.iter().flat_map(|f| &f.samples);
+        let matching: Vec<f64> = samples
+            .filter(|s| s.name == name)
+            .filter(|s| {
+                let mut values = s.labels.iter().map(|(_, value)| value);
+                labels.iter().all(|wanted| values.any(|value| value == wanted))
+            })
+            .map(|s| s.value)
+            .collect();
+        assert!(
+            !matching.is_empty(),
+            "no metric {name} with {labels:?} in {families:#?}"
+        );
+        matching.into_iter().sum()
+    }
+
+    /// Wait for a metric to become what is wanted.
+    pub fn metric_becomes(&self, name: &str, labels: &[&str], wanted: impl Fn(f64) -> bool) -> f64 {
+        let started = Instant::now();
+        loop {
+            let value = self.metric(name, labels);
+            if wanted(value) {
+                return value;
+            }
+            assert!(started.elapsed() < PATIENCE, "{name} {labels:?} stays at {value}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Send a signal by name, as in `TERM`.

@@ -13,8 +13,10 @@
 )]
 
 pub mod berth;
+pub mod collector;
 pub mod components;
 pub mod http2;
+pub mod prometheus;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

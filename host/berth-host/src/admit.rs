@@ -69,6 +69,7 @@ impl Place {
 pub struct Slots {
     running: Arc<Semaphore>,
     waiting: AtomicU32,
+    concurrency: u32,
     queue: u32,
 }
 
@@ -78,8 +79,14 @@ impl Slots {
         Self {
             running: Arc::new(Semaphore::new(concurrency as usize)),
             waiting: AtomicU32::new(0),
+            concurrency,
             queue: concurrency.saturating_mul(QUEUE_FACTOR),
         }
+    }
+
+    /// How many requests have a place.
+    pub fn running(&self) -> usize {
+        (self.concurrency as usize).saturating_sub(self.running.available_permits())
     }
 
     /// How many requests are waiting.
@@ -132,6 +139,16 @@ impl Instances {
     /// How many could be made now.
     pub fn free(&self) -> usize {
         self.permits.available_permits()
+    }
+
+    /// How many live.
+    pub fn live(&self) -> usize {
+        (self.total as usize).saturating_sub(self.free())
+    }
+
+    /// How many requests wait for one.
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether somebody waits for one.

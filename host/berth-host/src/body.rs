@@ -15,11 +15,15 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
-use crate::caps::outgoing::{is_forbidden, is_ours};
 use crate::dispatch::concurrent::Seat;
 use crate::error::{Fault, Trap};
+use crate::headers::without_forbidden_trailers;
 use crate::listen::StreamGuard;
+use crate::runtime::plugin::Version;
 use crate::serve::Record;
+
+/// Frames that are taken from a body before its reader asks for them.
+const MAX_AHEAD: usize = 4;
 
 /// An answer's body could not be finished; hyper aborts the connection, so that the caller sees a broken body.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +76,7 @@ impl ReplyBody {
             Inner::Full(_) => Some(record),
             // A body without bytes: hyper won't ask for its end.
             Inner::Guest(body) if body.is_at_end() => {
-                body.stream.lock().end = End::Complete;
+                body.stream.lock().ends(End::Complete);
                 Some(record)
             }
             Inner::Guest(body) => {
@@ -129,12 +133,17 @@ pub struct Stream {
 #[derive(Default)]
 struct StreamInner {
     body: Option<WasiBody>,
+    /// Bytes of its `Content-Length` that haven't come yet; nothing if it promised none.
+    left: Option<u64>,
     /// Frames that were ready when the guest died: they were written by it and are sent.
     kept: VecDeque<Frame<Bytes>>,
     end: End,
     /// The end came from the body itself; nobody has reported it yet.
     untold: bool,
+    /// The reader, while it waits for a frame.
     waker: Option<Waker>,
+    /// The driver, while it waits for the end.
+    driver: Option<Waker>,
 }
 
 #[derive(Debug, Default)]
@@ -177,9 +186,11 @@ impl Stream {
             .saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
     }
 
-    /// The body that came with the response head.
-    pub fn attach(&self, body: WasiBody) {
-        self.lock().body = Some(body);
+    /// The body that came with the response head, and how many bytes of it the head promised.
+    pub fn attach(&self, body: WasiBody, promised: Option<u64>) {
+        let mut inner = self.lock();
+        inner.body = Some(body);
+        inner.left = promised;
     }
 
     /// Whether the body was read to the end that the guest gave it.
@@ -206,30 +217,63 @@ impl Stream {
     }
 
     /// The guest has died. What it had written so far is kept; a body it had finished stands.
+    ///
+    /// Called while the store is still alive: an end of file is then one that the guest meant.
     pub fn die(&self, fault: Fault) {
+        self.end_with(|| fault);
+    }
+
+    /// The guest has returned, and nothing can be written any more. A body that it left open is not a finished one.
+    ///
+    /// # Errors
+    /// Why the body is not whole, unless its reader has found out already and said so.
+    pub fn settle(&self) -> Result<(), Fault> {
+        let left_open = || {
+            Fault::new(
+                Trap::Refused,
+                "the handler returned without finishing its response body",
+            )
+        };
+        self.end_with(left_open).map_or(Ok(()), Err)
+    }
+
+    /// Wait for the end of the body. A few frames are taken on the way, so that a short body is whole in one go; then
+    /// it is the reader's to find the end.
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        if !matches!(inner.end, End::Open) {
-            return;
-        }
-        inner.end = End::Died(fault);
-        if let Some(mut body) = inner.body.take() {
-            let mut cx = Context::from_waker(Waker::noop());
-            // The store is still alive, so an end of file here is one that the guest meant.
-            while let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(&mut cx) {
-                match frame {
-                    Some(Ok(frame)) => inner.kept.push_back(frame),
-                    Some(Err(_)) => break,
-                    None => {
-                        inner.end = End::Complete;
-                        break;
-                    }
-                }
+        if matches!(inner.end, End::Open) && inner.kept.len() < MAX_AHEAD {
+            // What is taken here the reader finds in `kept`.
+            if let Poll::Ready(fault) = inner.take_all(cx, MAX_AHEAD) {
+                inner.untold = fault.is_some();
+                inner.finish(fault);
+                return Poll::Ready(());
             }
         }
-        if let Some(waker) = inner.waker.take() {
-            waker.wake();
+        if !matches!(inner.end, End::Open) {
+            return Poll::Ready(());
         }
+        inner.driver = Some(cx.waker().clone());
+        inner.wake_reader();
+        Poll::Pending
+    }
+
+    /// Take what is there of a body whose end nobody has seen yet. If its end isn't there, it ends with this fault; if
+    /// it ends with a fault of its own, with that. Returns the fault.
+    fn end_with(&self, fault: impl FnOnce() -> Fault) -> Option<Fault> {
+        let mut inner = self.lock();
+        let untold = std::mem::take(&mut inner.untold);
+        match &inner.end {
+            End::Open => {}
+            End::Died(fault) if untold => return Some(fault.clone()),
+            End::Died(_) | End::Complete => return None,
+        }
+        let found = match inner.take_all(&mut Context::from_waker(Waker::noop()), usize::MAX) {
+            Poll::Ready(found) => found,
+            Poll::Pending => Some(fault()),
+        };
+        inner.finish(found.clone());
+        found
     }
 }
 
@@ -345,7 +389,7 @@ impl GuestBody {
                     record.sent(bytes);
                 }
                 if frame.is_trailers() || self.size == Some(self.read) {
-                    self.stream.lock().end = End::Complete;
+                    self.stream.lock().ends(End::Complete);
                     self.complete();
                 }
             }
@@ -369,6 +413,42 @@ impl GuestBody {
 }
 
 impl StreamInner {
+    /// Move frames to `kept` until the end, the fault, or `most` of them are there.
+    fn take_all(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<Option<Fault>> {
+        while self.left != Some(0) {
+            if self.kept.len() >= most {
+                return Poll::Pending;
+            }
+            match ready!(self.next(cx)) {
+                Some(Ok(frame)) => self.kept.push_back(frame),
+                Some(Err(fault)) => return Poll::Ready(Some(fault)),
+                None if self.body.is_some() => break,
+                None => return Poll::Pending,
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn finish(&mut self, fault: Option<Fault>) {
+        self.end = fault.map_or(End::Complete, End::Died);
+        self.body = None;
+        self.wake_reader();
+    }
+
+    fn wake_reader(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// The reader has come to the end; a driver that waits for that may go on.
+    fn ends(&mut self, end: End) {
+        self.end = end;
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         if let Some(frame) = self.kept.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
@@ -376,7 +456,7 @@ impl StreamInner {
         match (&self.end, &mut self.body) {
             (End::Died(fault), _) => Poll::Ready(Some(Err(fault.clone()))),
             (End::Complete, _) | (End::Open, None) => Poll::Ready(None),
-            (End::Open, Some(body)) => match Pin::new(body).poll_frame(cx) {
+            (End::Open, Some(_)) => match self.next(cx) {
                 Poll::Pending => {
                     if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
                         self.waker = Some(cx.waker().clone());
@@ -384,27 +464,55 @@ impl StreamInner {
                     Poll::Pending
                 }
                 Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
-                Poll::Ready(Some(Err(error))) => {
-                    let fault = Fault::new(
-                        Trap::Refused,
-                        format!("the guest gave up its response body: {error}"),
-                    );
-                    self.end = End::Died(fault.clone());
+                Poll::Ready(Some(Err(fault))) => {
+                    self.ends(End::Died(fault.clone()));
                     self.untold = true;
                     Poll::Ready(Some(Err(fault)))
                 }
                 Poll::Ready(None) => {
-                    self.end = End::Complete;
+                    self.ends(End::Complete);
                     Poll::Ready(None)
                 }
             },
         }
+    }
+
+    /// The body's next frame. One that is longer or shorter than promised is faulty.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let length = |what| {
+            Fault::new(
+                Trap::Refused,
+                format!("the response body is {what} than its Content-Length"),
+            )
+        };
+        Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+                match self.left.map(|left| left.checked_sub(bytes)) {
+                    Some(None) => Some(Err(length("longer"))),
+                    left => {
+                        self.left = left.flatten();
+                        Some(Ok(frame))
+                    }
+                }
+            }
+            Some(Err(error)) => Some(Err(Fault::new(
+                Trap::Refused,
+                format!("the guest gave up its response body: {error}"),
+            ))),
+            None if self.left.is_some_and(|left| left > 0) => Some(Err(length("shorter"))),
+            None => None,
+        })
     }
 }
 
 /// A request's body on its way into a guest: counts as progress, and fails when nothing comes for too long.
 pub struct RequestBody {
     body: Incoming,
+    version: Arc<Version>,
     stream: Arc<Stream>,
     since: Instant,
     patience: Duration,
@@ -412,10 +520,17 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// `patience` is how long the client may send nothing while the guest waits for it.
-    pub fn new(body: Incoming, stream: Arc<Stream>, since: Instant, patience: Duration) -> Self {
+    /// For a guest of this version. `patience` is how long the client may send nothing while the guest waits for it.
+    pub fn new(
+        body: Incoming,
+        version: Arc<Version>,
+        stream: Arc<Stream>,
+        since: Instant,
+        patience: Duration,
+    ) -> Self {
         Self {
             body,
+            version,
             stream,
             since,
             patience,
@@ -437,6 +552,10 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 this.timer = None;
                 this.stream.touch(this.since);
+                if let Some(Ok(frame)) = &frame {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    this.version.metrics.received(bytes);
+                }
                 Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(WasiError::Hyper)))
             }
             Poll::Pending => {
@@ -456,18 +575,5 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// A trailer is a header that comes late: what can't be in the head can't be here.
-fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
-    match frame.into_trailers() {
-        Ok(mut trailers) => {
-            let hidden = |name: &&http::HeaderName| is_forbidden(name) || is_ours(name);
-            let names: Vec<http::HeaderName> = trailers.keys().filter(hidden).cloned().collect();
-            names.into_iter().for_each(|name| drop(trailers.remove(name)));
-            Frame::trailers(trailers)
-        }
-        Err(frame) => frame,
     }
 }

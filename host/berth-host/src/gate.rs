@@ -90,6 +90,8 @@ pub async fn admit(
             let version = ready(plugin, record)?;
             if matches!(plugin.reuse, Reuse::Concurrent { .. }) {
                 let place = plugin.slots.enter(plugin.limits.wall).await?;
+                record.waited(place.queued());
+                version.metrics.queued(place.queued());
                 return Ok(Admitted::Shared(SharedCall {
                     plugin: Arc::clone(plugin),
                     version,
@@ -98,7 +100,7 @@ pub async fn admit(
                     place,
                 }));
             }
-            let admission = place(host, plugin, &version).await?;
+            let admission = place(host, record, plugin, &version).await?;
             Ok(Admitted::Http(HttpCall {
                 plugin: Arc::clone(plugin),
                 version,
@@ -112,6 +114,7 @@ pub async fn admit(
             let info = info(record, &request);
             let input = if op.has_body() {
                 let body = read_json(request, &host.limits).await?;
+                version.metrics.received(body.len());
                 Input::decode(*op, &body).map_err(Error::Json)?
             } else {
                 params
@@ -119,7 +122,7 @@ pub async fn admit(
                     .next()
                     .map_or(Input::Nothing, |id| Input::Id(id.into_owned()))
             };
-            let admission = place(host, plugin, &version).await?;
+            let admission = place(host, record, plugin, &version).await?;
             Ok(Admitted::Auth(AuthCall {
                 plugin: Arc::clone(plugin),
                 version,
@@ -134,7 +137,24 @@ pub async fn admit(
 }
 
 /// A place in the plugin's share, then an instance: an idle one, or the right to make one.
-async fn place(host: &Host, plugin: &Plugin, version: &Version) -> Result<Admission, Error> {
+async fn place(
+    host: &Host,
+    record: &mut Record,
+    plugin: &Plugin,
+    version: &Version,
+) -> Result<Admission, Error> {
+    let started = Instant::now();
+    let place = find_place(host, plugin, version).await;
+    // A place that was free has cost nothing; whoever is sent away has waited all the same.
+    let waited = place
+        .as_ref()
+        .map_or_else(|_| started.elapsed(), Admission::queued);
+    record.waited(waited);
+    version.metrics.queued(waited);
+    place
+}
+
+async fn find_place(host: &Host, plugin: &Plugin, version: &Version) -> Result<Admission, Error> {
     let mut place = plugin.slots.enter(plugin.limits.wall).await?;
     if let Some(instance) = version.shelf.take() {
         return Ok(Admission::Idle { instance, place });
@@ -196,9 +216,10 @@ async fn caller(
         return Err(Error::Unauthenticated { token_given: true });
     };
     // Given back before the request's own place is asked for, so that the two can't wait for each other.
-    let admission = place(host, plugin, version)
+    let admission = find_place(host, plugin, version)
         .await
         .map_err(|_| Error::AuthUnavailable)?;
+    version.metrics.queued(admission.queued());
     let principal = auth::authenticate(
         host,
         record,

@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+use self::hosts::HttpGrant;
+
+pub mod addresses;
+pub mod hosts;
+
 /// One interface of `berth:host`, granted on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Capability {
@@ -44,26 +49,59 @@ impl fmt::Display for Capability {
     }
 }
 
-/// A set of capabilities. Empty unless the manifest says otherwise.
+/// What a plugin may use. Nothing unless the manifest says otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Grants(Vec<Capability>);
+pub struct Grants {
+    capabilities: Vec<Capability>,
+    http: HttpGrant,
+}
 
 impl Grants {
+    /// The key of [`Grants::http`] in `grants = { … }`.
+    pub const HTTP: &str = "http";
+
     /// These and no others.
     pub fn new(mut capabilities: Vec<Capability>) -> Self {
         capabilities.sort_unstable();
         capabilities.dedup();
-        Self(capabilities)
+        Self {
+            capabilities,
+            http: HttpGrant::default(),
+        }
+    }
+
+    /// The same with hosts that may be called.
+    pub fn with_http(self, http: HttpGrant) -> Self {
+        Self { http, ..self }
     }
 
     /// Whether one is granted.
     pub fn has(&self, capability: Capability) -> bool {
-        self.0.contains(&capability)
+        self.capabilities.contains(&capability)
     }
 
     /// Every one that is granted.
     pub fn iter(&self) -> impl Iterator<Item = Capability> + '_ {
-        self.0.iter().copied()
+        self.capabilities.iter().copied()
+    }
+
+    /// The hosts that may be called.
+    pub fn http(&self) -> &HttpGrant {
+        &self.http
+    }
+
+    /// The manifest's line that would grant what is granted now, and one more host.
+    pub fn line_with_host(&self, entry: &str) -> String {
+        let mut parts: Vec<String> = self.iter().map(|c| format!("{c} = true")).collect();
+        let hosts: Vec<String> = self
+            .http
+            .entries()
+            .map(ToString::to_string)
+            .chain([entry.to_owned()])
+            .map(|host| format!("\"{host}\""))
+            .collect();
+        parts.push(format!("{} = [{}]", Self::HTTP, hosts.join(", ")));
+        format!("grants = {{ {} }}", parts.join(", "))
     }
 
     /// Of these imports, the ones that would need a grant that isn't there.
@@ -115,6 +153,20 @@ mod tests {
         assert_eq!(
             missing[0].to_string(),
             "it imports \"berth:host/log@0.1.0\", which is not granted; add `log = true` to the plugin's `grants`"
+        );
+    }
+
+    #[test]
+    fn line_of_a_denial_keeps_what_is_granted() {
+        let http = HttpGrant::new(vec!["a.example".parse().unwrap()]);
+        let grants = Grants::new(vec![Capability::Log]).with_http(http);
+        assert_eq!(
+            grants.line_with_host("b.example:81"),
+            r#"grants = { log = true, http = ["a.example", "b.example:81"] }"#
+        );
+        assert_eq!(
+            Grants::default().line_with_host("[::1]"),
+            r#"grants = { http = ["[::1]"] }"#
         );
     }
 

@@ -9,10 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
 
 use crate::body::ReplyBody;
+use crate::cors::Cors;
 use crate::error::{Error, FieldError, PolicyProblem, Trap};
 
 /// The longest `code` of a policy that is passed on, in bytes.
@@ -103,9 +104,22 @@ pub fn options(allow: &str) -> Response<ReplyBody> {
     response
 }
 
+/// The answer to a preflight.
+pub fn preflight(cors: &Cors, origin: &HeaderValue, method: &Method) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    cors.write_preflight(origin, method, response.headers_mut());
+    response
+}
+
 /// Whether a response with this status has no body, by RFC 9110 section 6.4.1.
 pub fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// Whether a response with this status may say how long its body is, by RFC 9110 section 8.6.
+pub fn may_have_length(status: StatusCode) -> bool {
+    !status.is_informational() && status != StatusCode::NO_CONTENT
 }
 
 /// The status, code and texts of an error.

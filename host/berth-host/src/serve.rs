@@ -18,11 +18,13 @@ use uuid::Uuid;
 
 use crate::body::ReplyBody;
 use crate::error::{Error, Fault, Trap};
+use crate::metrics::{Refusal, VersionMetrics};
 use crate::route::Found;
 use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
 use crate::state::{Host, Route};
-use crate::{dispatch, gate, respond};
+use crate::telemetry::{GuestSpan, RequestSpan, Summary};
+use crate::{cors, dispatch, gate, respond};
 
 /// The header that carries a request's id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -59,6 +61,11 @@ pub async fn request(
 ) -> Result<Response<ReplyBody>, Infallible> {
     let mut record = Record::begin(peer, &request);
     let id = record.id.clone();
+    // Kept only where somebody may ask.
+    let origin = host
+        .has_cors
+        .then(|| request.headers().get(header::ORIGIN).cloned())
+        .flatten();
     let mut response = match handle(&host, &mut record, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -67,6 +74,9 @@ pub async fn request(
             respond::problem(&answer, &id)
         }
     };
+    if let Some(cors) = record.route.as_ref().and_then(|route| route.cors.as_ref()) {
+        cors.write(origin.as_ref(), response.headers_mut());
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     record.status = response.status().as_u16();
     if let Some(mut record) = response.body_mut().attach(record) {
@@ -83,6 +93,14 @@ async fn handle(
 ) -> Result<Response<ReplyBody>, Error> {
     check_head(&request, host.limits.header_bytes)?;
     let uri = request.uri().clone();
+    if let Some((origin, method)) = cors::preflight(request.method(), request.headers())
+        && let Found::Route { target: route, .. } = host.router.find(&method, uri.path())
+        && let Some(cors) = &route.cors
+    {
+        let answer = respond::preflight(cors, origin, &method);
+        record.route = Some(route);
+        return Ok(answer);
+    }
     let (route, params) = match host.router.find(request.method(), uri.path()) {
         Found::Route { target, params } => (target, params),
         Found::Options { allow } => return Ok(respond::options(&allow)),
@@ -150,15 +168,22 @@ pub struct Record {
     queued: Duration,
     status: u16,
     code: Option<std::borrow::Cow<'static, str>>,
-    trap: Option<&'static str>,
+    trap: Option<Trap>,
     bytes: u64,
+    /// The answer's end is known, good or bad.
     done: bool,
+    /// The answer was cut off.
+    cut: bool,
+    /// Only where traces are exported.
+    span: Option<Box<RequestSpan>>,
 }
 
 impl Record {
     fn begin(peer: Arc<Peer>, request: &Request<Incoming>) -> Self {
+        let telemetry = peer.host.telemetry.as_ref();
         Self {
             id: request_id(request.headers().get(REQUEST_ID)),
+            span: telemetry.map(|t| Box::new(t.begin(request, peer.secure))),
             peer,
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -173,6 +198,7 @@ impl Record {
             trap: None,
             bytes: 0,
             done: false,
+            cut: false,
         }
     }
 
@@ -202,16 +228,40 @@ impl Record {
         self.version = version.cloned();
     }
 
-    /// A guest runs for it, after so long in the queue.
-    pub fn runs(&mut self, meter: &Arc<Meter>, queued: Duration) {
+    /// The span of a guest's run for it, where traces are exported.
+    pub fn guest_span(&self) -> Option<Box<GuestSpan>> {
+        let (telemetry, span) = (self.peer.host.telemetry.as_ref()?, self.span.as_ref()?);
+        let (plugin, version) = (self.plugin.as_ref()?, self.version.as_ref()?);
+        let guest = telemetry.guest(span, &plugin.name, &version.digest);
+        Some(Box::new(guest))
+    }
+
+    /// The counters of what answers it, if that is a plugin.
+    fn metrics(&self) -> Option<&VersionMetrics> {
+        match (&self.plugin, &self.version) {
+            (_, Some(version)) => Some(&version.metrics),
+            (Some(plugin), None) => Some(&plugin.metrics.unloaded),
+            (None, None) => None,
+        }
+    }
+
+    /// It waited this long for an instance, whether it got one or not.
+    pub fn waited(&mut self, time: Duration) {
+        self.queued = time;
+    }
+
+    /// A guest runs for it.
+    pub fn runs(&mut self, meter: &Arc<Meter>) {
         self.meter = Some(Arc::clone(meter));
-        self.queued = queued;
     }
 
     fn failed(&mut self, error: &Error, answer: &respond::Answer) {
         self.code = Some(answer.code.clone());
         if let Error::Guest(fault) = error {
-            self.trap = Some(fault.trap.label());
+            self.trap = Some(fault.trap);
+        }
+        if let (Some(plugin), Some(refusal)) = (&self.plugin, Refusal::of(error)) {
+            plugin.metrics.refused(refusal);
         }
     }
 
@@ -222,11 +272,14 @@ impl Record {
 
     /// A streaming body was cut off. `untold` if nobody has said so yet: the body itself was at fault.
     pub fn cut(&mut self, fault: &Fault, untold: bool) {
-        if let (true, Some(plugin)) = (untold, &self.plugin) {
-            plugin.metrics.trap(fault.trap);
+        if untold {
+            if let Some(metrics) = self.metrics() {
+                metrics.trap(fault.trap);
+            }
             tracing::error!(
                 target: "berth::plugin",
-                plugin = plugin.name,
+                plugin = self.plugin.as_ref().map(|p| p.name.as_str()),
+                version = self.version.as_ref().map(|v| v.digest.as_str()),
                 request_id = self.id_text(),
                 trap = fault.trap.label(),
                 "a guest failed: {}",
@@ -234,8 +287,9 @@ impl Record {
             );
         }
         self.code = Some(respond::log_code(fault.trap).into());
-        self.trap = Some(fault.trap.label());
+        self.trap = Some(fault.trap);
         self.done = true;
+        self.cut = true;
     }
 
     /// A streaming body is complete.
@@ -255,13 +309,12 @@ impl Drop for Record {
         });
         if let Some(trap) = lost {
             self.code = Some(respond::log_code(trap).into());
-            self.trap = Some(trap.label());
+            self.trap = Some(trap);
         }
-        if let Some(plugin) = &self.plugin {
-            match lost {
-                Some(trap) => plugin.metrics.trap(trap),
-                None => plugin.metrics.request(self.status, took, cpu, self.queued),
-            }
+        self.count(took, lost);
+        let trace_id = self.span.as_ref().map(|span| span.trace_id());
+        if let Some(span) = self.span.take() {
+            span.end(&self.summary(cpu));
         }
         tracing::info!(
             target: "berth::request",
@@ -271,7 +324,7 @@ impl Drop for Record {
             route = self.route.as_ref().map(|r| r.pattern.as_str()),
             status = (self.status != 0).then_some(self.status),
             code = self.code.as_deref(),
-            trap = self.trap,
+            trap = self.trap.map(Trap::label),
             plugin = self.plugin.as_ref().map(|p| p.name.as_str()),
             version = self.version.as_ref().map(|v| v.digest.as_str()),
             duration_us = micros(took),
@@ -279,7 +332,49 @@ impl Drop for Record {
             queue_us = micros(self.queued),
             bytes = self.bytes,
             client = self.peer.ip.as_str(),
+            trace_id = trace_id.as_deref(),
         );
+    }
+}
+
+impl Record {
+    fn count(&self, took: Duration, lost: Option<Trap>) {
+        let host = &self.peer.host.metrics;
+        let whole = lost.is_none() && !self.cut;
+        if whole {
+            host.answered(self.status);
+        } else {
+            host.unfinished();
+        }
+        if let Some(metrics) = self.metrics() {
+            if whole {
+                metrics.answered(self.status, took);
+            } else {
+                metrics.unfinished();
+            }
+            // The trap of a guest that failed halfway was counted where it was found.
+            if let Some(trap) = lost {
+                metrics.trap(trap);
+            }
+            metrics.sent(self.bytes);
+        }
+    }
+
+    fn summary(&self, cpu: Duration) -> Summary<'_> {
+        Summary {
+            method: &self.method,
+            path: self.uri.path(),
+            id: self.id_text(),
+            client: &self.peer.ip,
+            route: self.route.as_ref().map(|r| r.pattern.as_str()),
+            status: self.status,
+            code: self.code.as_deref(),
+            trap: self.trap,
+            plugin: self.plugin.as_ref().map(|p| p.name.as_str()),
+            version: self.version.as_ref().map(|v| v.digest.as_str()),
+            cpu,
+            queued: self.queued,
+        }
     }
 }
 

@@ -9,13 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::admit::{Instances, Slots};
+use crate::caps::outgoing::Client;
+use crate::cors::Cors;
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
 use crate::listen::tls::TlsFiles;
-use crate::metrics::PluginMetrics;
+use crate::metrics::{HostMetrics, PluginMetrics};
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
+use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
 use crate::tokens::{TokenSpec, Verifier};
 
 /// Who may call a route.
@@ -40,6 +43,8 @@ pub struct RouteSpec {
     pub methods: Methods,
     /// Who may call it.
     pub access: Access,
+    /// Which other origins may.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// Limits of the host itself.
@@ -82,6 +87,10 @@ pub struct HostSpec {
     pub plugins: Vec<PluginSpec>,
     /// The routes, in the manifest's order.
     pub routes: Vec<RouteSpec>,
+    /// Which other origins may call the routes of the host and its policies.
+    pub cors: Option<Arc<Cors>>,
+    /// Where traces go, if they do.
+    pub telemetry: Option<TelemetrySpec>,
     /// The manifest, for messages.
     pub file: PathBuf,
 }
@@ -119,6 +128,12 @@ pub struct Host {
     pub instances: Instances,
     /// Limits of the host.
     pub limits: HostLimits,
+    /// Whether any route may be called from another origin.
+    pub has_cors: bool,
+    /// What is counted of the host itself.
+    pub metrics: Arc<HostMetrics>,
+    /// Where traces go, if they do.
+    pub telemetry: Option<Telemetry>,
     /// When it was built.
     pub started: Instant,
     /// The drain time is over: what is cut from now on is cut by the host.
@@ -140,6 +155,8 @@ pub struct Route {
     pub pattern: String,
     /// Who may call it.
     pub access: Access,
+    /// Which other origins may.
+    pub cors: Option<Arc<Cors>>,
     /// What answers.
     pub target: Target,
 }
@@ -158,6 +175,9 @@ pub enum BuildError {
         /// Why.
         error: AddError,
     },
+    /// The exporter of traces.
+    #[error("traces can't be exported: {0}")]
+    Telemetry(TelemetryError),
     /// A thread.
     #[error("a thread can't be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -179,6 +199,8 @@ pub struct RouteRow {
 impl Host {
     /// Load everything and put the routes up. `said` is told of every plugin as it is done.
     ///
+    /// Call it on the runtime that will serve.
+    ///
     /// # Errors
     /// See [`BuildError`].
     pub fn build(
@@ -196,13 +218,18 @@ impl Host {
             .find(|(_, s)| s.policy == Some(Policy::Auth));
         let auth = auth.map(|(p, _)| Arc::clone(p));
         let router = router(spec, &plugins, auth.as_ref())?;
+        let telemetry = spec.telemetry.as_ref().map(Telemetry::start);
+        let telemetry = telemetry.transpose().map_err(BuildError::Telemetry)?;
         Ok(Self {
             runtime,
             router,
             auth,
             tokens,
             instances: Instances::new(spec.limits.instances),
+            has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,
+            metrics: Arc::default(),
+            telemetry,
             started: Instant::now(),
             cutting: AtomicBool::new(false),
             plugins,
@@ -248,7 +275,10 @@ fn plugin((spec, loaded): (&PluginSpec, Result<Version, LoadFault>)) -> Arc<Plug
         name: spec.name.clone(),
         limits: spec.limits,
         reuse: spec.reuse,
+        grants: spec.grants.clone(),
         settings: spec.settings.clone(),
+        outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
+        log: spec.log,
         slots: Slots::new(spec.limits.concurrency),
         metrics: PluginMetrics::default(),
         current: loaded.map(Arc::new),
@@ -261,23 +291,26 @@ fn router(
     auth: Option<&Arc<Plugin>>,
 ) -> Result<Router<Arc<Route>>, BuildError> {
     let mut router = Router::new();
-    let mut add = |path: &str, methods: &Methods, access: Access, target: Target| {
-        let route = Arc::new(Route {
-            pattern: path.to_owned(),
-            access,
-            target,
-        });
-        router
-            .add(path, methods, route, 0)
-            .map_err(|error| BuildError::Route {
-                path: path.to_owned(),
-                error,
-            })
-    };
+    let mut add =
+        |path: &str, methods: &Methods, access: Access, cors: &Option<Arc<Cors>>, target: Target| {
+            let route = Arc::new(Route {
+                pattern: path.to_owned(),
+                access,
+                cors: cors.clone(),
+                target,
+            });
+            router
+                .add(path, methods, route, 0)
+                .map_err(|error| BuildError::Route {
+                    path: path.to_owned(),
+                    error,
+                })
+        };
     add(
         "/health",
         &Methods::Only(vec![http::Method::GET]),
         Access::Public,
+        &spec.cors,
         Target::Health,
     )?;
     if let Some(auth) = auth {
@@ -292,6 +325,7 @@ fn router(
                 route.path,
                 &methods,
                 access,
+                &spec.cors,
                 Target::Auth(Arc::clone(auth), route.op),
             )?;
         }
@@ -303,6 +337,7 @@ fn router(
                 &route.path,
                 &route.methods,
                 route.access.clone(),
+                &route.cors,
                 Target::Http(Arc::clone(plugin)),
             )?;
         }

@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod inspected;
 mod log;
+mod stop;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,9 +20,11 @@ use berth_host::runtime::plugin::Plugin;
 use berth_host::state::{Host, HostSpec};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
 
 use args::{Args, Command, LogFormat, ServeArgs};
+use log::Log;
+use stop::Signals;
 
 /// A manifest or a component is faulty.
 const EXIT_FAULTY: u8 = 64;
@@ -69,7 +72,11 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
             return ExitCode::from(EXIT_FAULTY);
         }
     };
-    let _guard = log::start(args.log_format.unwrap_or(format));
+    let guests = spec.plugins.iter().map(|plugin| plugin.log).max();
+    let log = log::start(
+        args.log_format.unwrap_or(format),
+        guests.unwrap_or(LevelFilter::OFF),
+    );
     // Every connection needs a descriptor, and the usual soft limit of 1024 is for programs that use select(2).
     let descriptors = raise_descriptor_limit();
     if descriptors.is_some_and(|have| have < spec.limits.connections as u64) {
@@ -85,7 +92,12 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run(spec, files, workers)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(run(spec, files, workers, &log));
+            // Without waiting for what still blocks, such as the look-up of a collector's name.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => Err(format!("the worker threads can't be started: {error}")),
     };
     match ended {
@@ -107,13 +119,14 @@ fn raise_descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-async fn run(spec: HostSpec, files: Files, workers: usize) -> Result<(), String> {
+async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<(), String> {
     let started = Instant::now();
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
     let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
     let host = Host::build(&spec, files.tokens, workers, announce).map_err(|error| error.to_string())?;
     let host = Arc::new(host);
+    host.metrics.log_lines_dropped_by(log.dropped());
     let settings = host.runtime.settings();
     tracing::info!(
         target: "berth",
@@ -124,7 +137,7 @@ async fn run(spec: HostSpec, files: Files, workers: usize) -> Result<(), String>
     );
 
     let shutdown = Shutdown::new();
-    let (mut interrupt, mut terminate) = (hook(SignalKind::interrupt())?, hook(SignalKind::terminate())?);
+    let signals = Signals::hook()?;
     // The addresses are the one thing that goes to standard output, so that a script can read them.
     let admin = operators
         .as_ref()
@@ -147,23 +160,11 @@ async fn run(spec: HostSpec, files: Files, workers: usize) -> Result<(), String>
         shutdown.clone(),
     ));
 
-    let name = tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    };
-    let patience = host.limits.drain_time;
-    tracing::info!(target: "berth", signal = name, "stopping: requests at hand have {} s; a second signal stops at once", patience.as_secs());
-    tokio::select! {
-        cut = shutdown.drain(&host, patience) => {
-            if cut > 0 {
-                return Err(format!("{cut} connections were still busy after {} s and were cut", patience.as_secs()));
-            }
-            tracing::info!(target: "berth", "stopped");
-            Ok(())
-        }
-        _ = interrupt.recv() => Err("stopped at once by a second signal".to_owned()),
-        _ = terminate.recv() => Err("stopped at once by a second signal".to_owned()),
-    }
+    stop::wait(&host, &shutdown, signals)
+        .await
+        .map_err(|stopped| stopped.to_string())?;
+    tracing::info!(target: "berth", "stopped");
+    Ok(())
 }
 
 fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, String> {
@@ -175,10 +176,6 @@ fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, S
         };
         format!("[{section}] listen = \"{address}\": {error}{hint}")
     })
-}
-
-fn hook(kind: SignalKind) -> Result<tokio::signal::unix::Signal, String> {
-    signal(kind).map_err(|error| format!("signals can't be handled: {error}"))
 }
 
 fn announce(plugin: &Plugin) {

@@ -8,7 +8,7 @@ use berth_tests::wire::{Connection, Ended, get, head};
 /// The request that fails, the answer it must get, and that the next request of the same plugin and of another one
 /// are served.
 #[track_caller]
-fn fails(berth: &Berth, path: &str, status: u16, code: &str, trap: &str) {
+pub(crate) fn fails(berth: &Berth, path: &str, status: u16, code: &str, trap: &str) {
     let plugin = path.split('/').nth(1).unwrap();
     let before = berth.metric("berth_plugin_traps_total", &[plugin, trap]);
     let answer = berth.get(path);
@@ -29,7 +29,7 @@ fn fails(berth: &Berth, path: &str, status: u16, code: &str, trap: &str) {
     assert_eq!(berth.get("/hello/next").text(), "Hello, next.\n");
 }
 
-fn with_hello(fixture: &str, more: &str) -> Berth {
+pub(crate) fn with_hello(fixture: &str, more: &str) -> Berth {
     Manifest::new()
         .handler("hello")
         .handler_with(&format!("fixtures/{fixture}"), more)

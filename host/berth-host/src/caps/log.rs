@@ -1,7 +1,8 @@
 //! `berth:host/log`: lines with levels and fields, joined to the request.
 //!
 //! A plugin can write to the host's log. It can't choose the target, its own name or the request's id, write a
-//! control character, or write without bound.
+//! control character, or write without bound. What is more talkative than its `log` setting allows is dropped first,
+//! and costs it none of its lines.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -45,10 +46,21 @@ impl<T> log::HostWithStore<T> for HasLog {
             let task = view.tasks.iter().find(|task| Some(task.id) == root);
             Arc::clone(task.map_or(view.origin, |task| &task.origin))
         };
-        if origin.take_line() {
+        if heard(level) <= origin.plugin.log && origin.take_line() {
             emit(&origin, level, &message, &fields);
         }
         Ok(())
+    }
+}
+
+/// The level as the host has it.
+pub(super) fn heard(level: Level) -> tracing::Level {
+    match level {
+        Level::Trace => tracing::Level::TRACE,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Info => tracing::Level::INFO,
+        Level::Warn => tracing::Level::WARN,
+        Level::Error => tracing::Level::ERROR,
     }
 }
 

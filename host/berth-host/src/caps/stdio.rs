@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
+use tracing::level_filters::LevelFilter;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::bindings::berth::host::log::Level;
-use super::log::emit;
+use super::log::{emit, heard};
 use crate::runtime::instance::CurrentOrigin;
 
 /// The longest line; the rest of a longer one is dropped.
@@ -26,22 +27,26 @@ const PERMIT: usize = 64 * 1024;
 pub struct GuestOutput {
     current: Arc<CurrentOrigin>,
     level: Level,
+    /// Whether the plugin's `log` setting lets this level through.
+    is_heard: bool,
 }
 
 impl GuestOutput {
-    /// Standard output.
-    pub fn stdout(current: &Arc<CurrentOrigin>) -> Self {
-        Self {
-            current: Arc::clone(current),
-            level: Level::Info,
-        }
+    /// Standard output, of a plugin that is heard up to `log`.
+    pub fn stdout(current: &Arc<CurrentOrigin>, log: LevelFilter) -> Self {
+        Self::new(current, Level::Info, log)
     }
 
     /// Standard error.
-    pub fn stderr(current: &Arc<CurrentOrigin>) -> Self {
+    pub fn stderr(current: &Arc<CurrentOrigin>, log: LevelFilter) -> Self {
+        Self::new(current, Level::Warn, log)
+    }
+
+    fn new(current: &Arc<CurrentOrigin>, level: Level, log: LevelFilter) -> Self {
         Self {
             current: Arc::clone(current),
-            level: Level::Warn,
+            level,
+            is_heard: heard(level) <= log,
         }
     }
 
@@ -49,6 +54,7 @@ impl GuestOutput {
         Lines {
             current: Arc::clone(&self.current),
             level: self.level,
+            is_heard: self.is_heard,
             rest: Vec::new(),
         }
     }
@@ -74,11 +80,15 @@ impl StdoutStream for GuestOutput {
 struct Lines {
     current: Arc<CurrentOrigin>,
     level: Level,
+    is_heard: bool,
     rest: Vec<u8>,
 }
 
 impl Lines {
     fn push(&mut self, bytes: &[u8]) {
+        if !self.is_heard {
+            return;
+        }
         for part in bytes.split_inclusive(|&b| b == b'\n') {
             let room = MAX_LINE.saturating_sub(self.rest.len());
             self.rest.extend_from_slice(part.get(..room).unwrap_or(part));

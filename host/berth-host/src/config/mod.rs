@@ -12,17 +12,23 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, header};
+use tracing::level_filters::LevelFilter;
 
 use crate::caps::settings::Settings;
+use crate::cors::{self, Cors, Origins};
+use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
 use crate::listen::tls::TlsFiles;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
+use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
+use crate::telemetry::TelemetrySpec;
 use crate::tokens::TokenSpec;
 pub use environment::Environment;
 pub(crate) use read::nearest;
@@ -114,6 +120,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         .scalar("listen", values::address)
         .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let tls = tls(reader, &http);
+    let cors = cors(reader, &http).map(Arc::new);
     let admin_section = root.section("admin");
     let admin = admin_section
         .scalar("listen", values::address_or_off)
@@ -173,9 +180,10 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     http.finish();
     admin_section.finish();
     limits.finish();
+    let telemetry = telemetry(root);
 
     let plugins = plugins(reader, root, defaults);
-    let routes = routes(reader, root, &plugins);
+    let routes = routes(reader, root, &plugins, cors.as_ref());
     HostSpec {
         listen,
         tls,
@@ -184,6 +192,8 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         limits: host_limits,
         plugins,
         routes,
+        cors,
+        telemetry,
         file: reader.file().to_owned(),
     }
 }
@@ -238,6 +248,57 @@ fn tls(reader: &Reader<'_>, http: &Section<'_, '_>) -> Option<TlsFiles> {
     }
 }
 
+/// The `cors` table of `[http]` or of a route.
+fn cors(reader: &Reader<'_>, within: &Section<'_, '_>) -> Option<Cors> {
+    within.value("cors")?;
+    let section = within.section("cors");
+    let fault = |key: &str, message: &str| {
+        let at = section.at_of(key).or(section.at());
+        reader.fault(at, &format!("{}.{key}", section.path()), message.to_owned());
+    };
+    let given = section.value("origins").is_some();
+    let origins = section.list("origins", values::origin);
+    if !given || origins.as_ref().is_some_and(Vec::is_empty) {
+        fault(
+            "origins",
+            "is missing; add who may call, as in [\"https://app.example.com\"], or [\"*\"] for everybody",
+        );
+    }
+    let origins = origins.unwrap_or_default();
+    let any = origins.iter().any(|origin| origin == "*");
+    let credentials = section.scalar("credentials", values::boolean).unwrap_or(false);
+    if any && credentials {
+        fault(
+            "credentials",
+            "can't be had for every origin: any page could call as its visitor; name the origins",
+        );
+    }
+    let headers = section.list("headers", values::header_name);
+    let max_age = section
+        .scalar("max_age", values::duration)
+        .unwrap_or(cors::MAX_AGE);
+    section.finish();
+    Some(Cors {
+        origins: if any { Origins::Any } else { Origins::Only(origins) },
+        headers: headers.unwrap_or_else(|| vec![header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID]),
+        credentials,
+        max_age,
+    })
+}
+
+fn telemetry(root: &Section<'_, '_>) -> Option<TelemetrySpec> {
+    let section = root.section("telemetry");
+    let endpoint = section.scalar("otlp", values::collector).flatten();
+    let service_name = section.scalar("service_name", values::path);
+    let sample = section.scalar("sample", values::percentage);
+    section.finish();
+    Some(TelemetrySpec {
+        endpoint: endpoint?,
+        service_name: service_name.unwrap_or_else(|| "berth".to_owned()),
+        sample: sample.unwrap_or(1.0),
+    })
+}
+
 fn plugin_limits(section: &Section<'_, '_>, defaults: PluginLimits) -> PluginLimits {
     PluginLimits {
         memory: section
@@ -282,6 +343,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
             }
         }
         let reuse = reuse(reader, &section);
+        let log = section.scalar("log", values::level).unwrap_or(LevelFilter::INFO);
         let grants = grants(reader, &section);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
@@ -296,6 +358,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
             limits,
             reuse,
             settings,
+            log,
         });
     }
     specs
@@ -336,9 +399,18 @@ fn reuse(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Reuse {
 
 fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
     let section = plugin.section("grants");
-    let granted = section.keys().into_iter().filter_map(|(key, at)| {
-        let Some(capability) = Capability::ALL.into_iter().find(|c| c.key() == key) else {
-            let known = Capability::ALL.map(Capability::key);
+    let mut http = HttpGrant::default();
+    let mut capabilities = Vec::new();
+    for (key, at) in section.keys() {
+        if key == Grants::HTTP {
+            http = hosts(reader, &section, &key);
+        } else if let Some(capability) = Capability::ALL.into_iter().find(|c| c.key() == key) {
+            if section.scalar(&key, values::boolean) == Some(true) {
+                capabilities.push(capability);
+            }
+        } else {
+            let mut known = Capability::ALL.map(Capability::key).to_vec();
+            known.push(Grants::HTTP);
             let hint = nearest(&key, &known).map(|k| format!("did you mean \"{k}\"?"));
             let hint = hint.unwrap_or_else(|| format!("there is {}", values::list(&known)));
             reader.fault(
@@ -346,14 +418,32 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
                 &format!("{}.{key}", section.path()),
                 format!("there is no such grant; {hint}"),
             );
-            return None;
-        };
-        section
-            .scalar(&key, values::boolean)
-            .filter(|given| *given)
-            .map(|_| capability)
-    });
-    Grants::new(granted.collect())
+        }
+    }
+    Grants::new(capabilities).with_http(http)
+}
+
+fn hosts(reader: &Reader<'_>, grants: &Section<'_, '_>, key: &str) -> HttpGrant {
+    let fault = |message: String| {
+        reader.fault(grants.at_of(key), &format!("{}.{key}", grants.path()), message);
+        HttpGrant::default()
+    };
+    match grants.value(key) {
+        Some(Value::Array) => {}
+        Some(other) => {
+            return fault(format!(
+                "must be a list of the hosts that the plugin may call, as in [\"api.example.com\"], not {}",
+                other.kind()
+            ));
+        }
+        None => return HttpGrant::default(),
+    }
+    match grants.list(key, values::host_entry) {
+        Some(entries) if entries.is_empty() => {
+            fault("the list is empty; leave the key out to allow no host".to_owned())
+        }
+        entries => HttpGrant::new(entries.unwrap_or_default()),
+    }
 }
 
 fn settings(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Settings {
@@ -377,7 +467,12 @@ fn settings(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Settings {
     settings
 }
 
-fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -> Vec<RouteSpec> {
+fn routes(
+    reader: &Reader<'_>,
+    root: &Section<'_, '_>,
+    plugins: &[PluginSpec],
+    default_cors: Option<&Arc<Cors>>,
+) -> Vec<RouteSpec> {
     let has_auth = plugins.iter().any(|p| p.policy == Some(Policy::Auth));
     let mut taken = Router::new();
     for (path, method) in fixed_routes(has_auth) {
@@ -468,12 +563,16 @@ fn routes(reader: &Reader<'_>, root: &Section<'_, '_>, plugins: &[PluginSpec]) -
                 ),
             }
         }
+        let cors = cors(reader, &section)
+            .map(Arc::new)
+            .or_else(|| default_cors.cloned());
         section.finish();
         specs.push(RouteSpec {
             path: path.unwrap_or_default(),
             plugin: plugin.unwrap_or_default(),
             methods,
             access: access.unwrap_or(Access::User),
+            cors,
         });
     }
     specs

@@ -46,6 +46,47 @@ fn empty_manifest_has_the_documented_defaults() {
 }
 
 #[test]
+fn cors_is_off_and_a_route_can_have_its_own() {
+    assert_eq!(with_env(GOOD, &[]).unwrap().routes[0].cors, None);
+    let text = format!("[http.cors]\norigins = [\"https://a.test\"]\n{GOOD}");
+    let spec = with_env(&text, &[]).unwrap();
+    assert_eq!(spec.routes[0].cors, spec.cors);
+    let own = format!("{text}cors = {{ origins = [\"*\"], max_age = \"1h\" }}\n");
+    let cors = with_env(&own, &[]).unwrap().routes[0].cors.clone().unwrap();
+    assert_eq!(
+        (&cors.origins, cors.credentials, cors.max_age),
+        (&Origins::Any, false, Duration::from_secs(3600))
+    );
+    let at = |cors: &str| faults(&format!("[http]\ncors = {cors}\n"));
+    assert_eq!(
+        at("{ origins = [\"*\"], credentials = true }"),
+        [
+            "berth.toml:2:41: http.cors.credentials: can't be had for every origin: any page could call as its visitor; name the origins"
+        ]
+    );
+    assert_eq!(
+        at("{ headers = [\"x\"] }"),
+        [
+            "berth.toml:2:8: http.cors.origins: is missing; add who may call, as in [\"https://app.example.com\"], or [\"*\"] for everybody"
+        ]
+    );
+    for bad in ["https://a.test/", "a.test", "https://A.test", "https://", "null"] {
+        assert_eq!(
+            at(&format!("{{ origins = [\"{bad}\"] }}")),
+            [format!(
+                "berth.toml:2:21: http.cors.origins: \"{bad}\" is not an origin: write \"*\", or scheme and host without a path, as in \"https://app.example.com\""
+            )]
+        );
+    }
+    assert_eq!(
+        at("{ origins = [\"*\"], headers = [\"two words\"] }"),
+        [
+            "berth.toml:2:38: http.cors.headers: \"two words\" is not the name of a header, as in \"content-type\""
+        ]
+    );
+}
+
+#[test]
 fn tls_needs_both_files() {
     let spec = with_env("[http]\ntls_certificate = \"c.pem\"\ntls_key = \"k.pem\"", &[]).unwrap();
     let files = spec.tls.unwrap();
@@ -151,6 +192,41 @@ fn misspelt_variable_of_a_section_is_a_fault() {
 }
 
 #[test]
+fn traces_are_off_until_a_collector_is_named() {
+    assert_eq!(
+        with_env("[telemetry]\nsample = \"5%\"\n", &[]).unwrap().telemetry,
+        None
+    );
+    let spec = with_env("[telemetry]\notlp = \"http://127.0.0.1:4318/\"\n", &[]).unwrap();
+    let expected = TelemetrySpec {
+        endpoint: "http://127.0.0.1:4318/v1/traces".to_owned(),
+        service_name: "berth".to_owned(),
+        sample: 1.0,
+    };
+    assert_eq!(spec.telemetry, Some(expected));
+    let env = [
+        ("BERTH_TELEMETRY_OTLP", "http://[::1]:4318/otel"),
+        ("BERTH_TELEMETRY_SAMPLE", "0.5 %"),
+    ];
+    let spec = with_env("", &env).unwrap().telemetry.unwrap();
+    assert_eq!(
+        (spec.endpoint.as_str(), spec.sample),
+        ("http://[::1]:4318/otel/v1/traces", 0.005)
+    );
+    let off = [("BERTH_TELEMETRY_OTLP", "off")];
+    let spec = with_env("[telemetry]\notlp = \"http://127.0.0.1:4318\"\n", &off);
+    assert_eq!(spec.unwrap().telemetry, None);
+}
+
+#[test]
+fn a_guest_is_heard_at_info_unless_its_table_says_otherwise() {
+    let text = "[plugins.a]\ncomponent = \"a\"\n[plugins.b]\ncomponent = \"b\"\nlog = \"off\"\n";
+    let spec = with_env(text, &[]).unwrap();
+    let levels: Vec<LevelFilter> = spec.plugins.iter().map(|p| p.log).collect();
+    assert_eq!(levels, [LevelFilter::INFO, LevelFilter::OFF]);
+}
+
+#[test]
 fn host_routes_are_disjoint() {
     let mut router = Router::new();
     for (path, method) in fixed_routes(true) {
@@ -167,6 +243,14 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         )
     };
     let public = "access = \"public\"";
+    // One entry a line, from the fourth.
+    let hosts = |entries: &[&str]| {
+        let lines: Vec<String> = entries.iter().map(|e| format!("{e:?},\n")).collect();
+        format!(
+            "[plugins.a]\ncomponent = \"a\"\ngrants.http = [\n{}]\n",
+            lines.concat()
+        )
+    };
     let table: Vec<(String, Vec<&str>)> = vec![
         (
             "[http]\nlisen = \"127.0.0.1:80\"\n".into(),
@@ -179,7 +263,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             "[http]\nzebra = 1\n".into(),
             vec![
-                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
+                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
             ],
         ),
         (
@@ -244,7 +328,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, sql = true }\n".into(),
             vec![
                 "berth.toml:3:12: plugins.a.grants.logs: there is no such grant; did you mean \"log\"?",
-                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\" and \"log\"",
+                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\", \"log\" and \"http\"",
             ],
         ),
         (
@@ -252,6 +336,38 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec![
                 "berth.toml:3:18: plugins.a.grants.log: must be true or false, not a string",
                 "berth.toml:4:14: plugins.a.settings.list: a setting is a string, a number or a boolean",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { http = true }\n".into(),
+            vec![
+                "berth.toml:3:19: plugins.a.grants.http: must be a list of the hosts that the plugin may call, as in [\"api.example.com\"], not a boolean",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { http = [] }\n".into(),
+            vec!["berth.toml:3:19: plugins.a.grants.http: the list is empty; leave the key out to allow no host"],
+        ),
+        (
+            hosts(&["ftp://a.example", "https://a.example/path", "a b", "a.example:0", "a.*.example", "*a.example"]),
+            vec![
+                "berth.toml:4:1: plugins.a.grants.http: \"ftp\" is not a scheme; there is \"http\" and \"https\"",
+                "berth.toml:5:1: plugins.a.grants.http: a path can't be granted; write the host alone, as in \"a.example\"",
+                "berth.toml:6:1: plugins.a.grants.http: \"a b\" is not a host, as in \"api.example.com\", \"*.example.com\", \"api.example.com:8443\" or \"10.0.0.0/8\"",
+                "berth.toml:7:1: plugins.a.grants.http: \"0\" is not a port; it is a number from 1 to 65535, as in \"api.example.com:8443\"",
+                "berth.toml:8:1: plugins.a.grants.http: \"a.*.example\": \"*\" stands alone, or for the first part of a name, as in \"*.example.com\"",
+                "berth.toml:9:1: plugins.a.grants.http: \"*a.example\": \"*\" stands alone, or for the first part of a name, as in \"*.example.com\"",
+            ],
+        ),
+        (
+            hosts(&["10.1.2.3/8", "10.0.0.0/33", "::ffff:10.0.0.0/104", "127.1", "0x7f000001", "b\u{fc}cher.example"]),
+            vec![
+                "berth.toml:4:1: plugins.a.grants.http: \"10.1.2.3/8\" has bits beyond its prefix; the block is \"10.0.0.0/8\"",
+                "berth.toml:5:1: plugins.a.grants.http: \"33\" is not the length of a prefix; it is a number from 0 to 32",
+                "berth.toml:6:1: plugins.a.grants.http: \"::ffff:10.0.0.0\" is an IPv4 address in IPv6; write the IPv4 block",
+                "berth.toml:7:1: plugins.a.grants.http: \"127.1\" is not an IPv4 address; write its four numbers, as in \"10.0.0.1\"",
+                "berth.toml:8:1: plugins.a.grants.http: \"0x7f000001\" is not an IPv4 address; write its four numbers, as in \"10.0.0.1\"",
+                "berth.toml:9:1: plugins.a.grants.http: \"b\u{fc}cher.example\" is not in ASCII; write the name's \"xn--\" form",
             ],
         ),
         (
@@ -330,6 +446,53 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             route("\"/health\"", "access = \"public\"\nmethods = [\"GTE\"]"),
             vec!["berth.toml:7:12: routes[0].methods: \"GTE\" is not a method; did you mean \"GET\"?"],
         ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nlog = \"verbose\"\n".into(),
+            vec![
+                "berth.toml:3:7: plugins.a.log: \"verbose\" is not a level; there is \"error\", \"warn\", \"info\", \"debug\", \"trace\" and \"off\"",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nlog = \"inf\"\n".into(),
+            vec!["berth.toml:3:7: plugins.a.log: \"inf\" is not a level; did you mean \"info\"?"],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\nlog = true\n".into(),
+            vec!["berth.toml:3:7: plugins.a.log: must be a string, not a boolean"],
+        ),
+        (
+            "[telemetry]\notlp = \"127.0.0.1:4318\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: \"127.0.0.1:4318\" is not a URL, as in \"http://127.0.0.1:4318\", nor \"off\"",
+            ],
+        ),
+        (
+            "[telemetry]\notlp = \"https://otel.example\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: \"https://otel.example\": TLS to a collector isn't available; run a collector near this host and name it with http://",
+            ],
+        ),
+        (
+            "[telemetry]\notlp = \"http://me:secret@otel.example\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: has a name or a password in it; put secrets into the environment variable OTEL_EXPORTER_OTLP_HEADERS",
+            ],
+        ),
+        (
+            "[telemetry]\notlp = \"http://otel.example?key=1\"\nsample = \"5\"\nservice = \"x\"\n".into(),
+            vec![
+                "berth.toml:2:8: telemetry.otlp: has a query; the base URL has none",
+                "berth.toml:3:10: telemetry.sample: \"5\" is not a percentage from \"0%\" to \"100%\", as in \"5%\"",
+                "berth.toml:4:1: telemetry.service: there is no such key; known here: otlp, service_name, sample",
+            ],
+        ),
+        (
+            "[telemetry]\nsample = \"101%\"\nservice_name = \"\"\n".into(),
+            vec![
+                "berth.toml:2:10: telemetry.sample: \"101%\" is not a percentage from \"0%\" to \"100%\", as in \"5%\"",
+                "berth.toml:3:16: telemetry.service_name: must not be empty",
+            ],
+        ),
         ("routes = 7\n".into(), vec!["berth.toml:1:10: routes: must be an array of tables, written as [[routes]]"]),
         (
             "[[plugins.b]]\ncomponent = \"b\"\n".into(),
@@ -369,4 +532,35 @@ fn manifest_that_cannot_be_read_says_so() {
         none[0].to_string(),
         "/nowhere/berth.toml: there is no such file; name the manifest with --config"
     );
+}
+
+#[test]
+fn hosts_that_a_plugin_may_call_are_kept_as_written() {
+    let text = r#"
+[plugins.a]
+component = "a.wasm"
+grants = { log = true, http = ["api.example.com", "*.example.com", "api.internal:8443", "10.0.0.0/8", "127.0.0.1:9000", "localhost:9000", "https://only-tls.example", "[::1]:80", "*"] }
+"#;
+    let spec = with_env(text, &[]).unwrap();
+    let hosts: Vec<String> = spec.plugins[0]
+        .grants
+        .http()
+        .entries()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        hosts,
+        [
+            "api.example.com",
+            "*.example.com",
+            "api.internal:8443",
+            "10.0.0.0/8",
+            "127.0.0.1:9000",
+            "localhost:9000",
+            "https://only-tls.example",
+            "[::1]:80",
+            "*"
+        ]
+    );
+    assert!(with_env(GOOD, &[]).unwrap().plugins[0].grants.http().is_empty());
 }

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, HeaderValue, Method, Uri};
+use tracing::level_filters::LevelFilter;
 
 use super::read::{Value, nearest};
+use crate::grants::hosts::HostEntry;
 use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
 use crate::state::Access;
@@ -155,6 +157,66 @@ pub(super) fn access(value: &Value) -> Parsed<Access> {
     }
 }
 
+/// The most talkative level of a guest that is heard.
+pub(super) fn level(value: &Value) -> Parsed<LevelFilter> {
+    const KNOWN: [(&str, LevelFilter); 6] = [
+        ("error", LevelFilter::ERROR),
+        ("warn", LevelFilter::WARN),
+        ("info", LevelFilter::INFO),
+        ("debug", LevelFilter::DEBUG),
+        ("trace", LevelFilter::TRACE),
+        ("off", LevelFilter::OFF),
+    ];
+    let text = text(value)?;
+    let known = KNOWN.iter().find(|(name, _)| *name == text);
+    known
+        .map(|(_, level)| *level)
+        .ok_or_else(|| unknown("level", &text, &KNOWN.map(|(name, _)| name)))
+}
+
+/// A collector's base URL, as the URL that traces are posted to; or none.
+pub(super) fn collector(value: &Value) -> Parsed<Option<String>> {
+    let text = text(value)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let example = "as in \"http://127.0.0.1:4318\", nor \"off\"";
+    let url: Uri = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a URL, {example}"))?;
+    match (url.scheme_str(), url.authority()) {
+        (Some("http"), Some(authority)) if !authority.as_str().contains('@') => {}
+        (Some("https"), Some(_)) => {
+            return Err(format!(
+                "{text:?}: TLS to a collector isn't available; run a collector near this host and name it with http://"
+            ));
+        }
+        (Some("http"), Some(_)) => {
+            return Err(
+                "has a name or a password in it; put secrets into the environment variable OTEL_EXPORTER_OTLP_HEADERS"
+                    .to_owned(),
+            );
+        }
+        _ => return Err(format!("{text:?} is not a URL, {example}")),
+    }
+    if url.query().is_some() {
+        return Err("has a query; the base URL has none".to_owned());
+    }
+    Ok(Some(format!("{}/v1/traces", text.trim_end_matches('/'))))
+}
+
+/// `"100%"`, `"0.5%"`, as a part of one.
+pub(super) fn percentage(value: &Value) -> Parsed<f64> {
+    let text = text(value)?;
+    let number = text.strip_suffix('%').map(str::trim_end);
+    match number.and_then(|n| n.parse::<f64>().ok()) {
+        Some(n) if (0.0..=100.0).contains(&n) => Ok(n / 100.0),
+        _ => Err(format!(
+            "{text:?} is not a percentage from \"0%\" to \"100%\", as in \"5%\""
+        )),
+    }
+}
+
 /// The methods of RFC 9110 and RFC 5789, in capitals. A misspelt extension method would never be called.
 pub(super) fn method(value: &Value) -> Parsed<Method> {
     const KNOWN: [&str; 8] = [
@@ -165,6 +227,41 @@ pub(super) fn method(value: &Value) -> Parsed<Method> {
     known
         .and_then(|k| k.parse().ok())
         .ok_or_else(|| unknown("method", &text, &KNOWN))
+}
+
+/// An origin as a browser writes it, or `*`.
+pub(super) fn origin(value: &Value) -> Parsed<HeaderValue> {
+    let text = text(value)?;
+    let wrong = || {
+        format!(
+            "{text:?} is not an origin: write \"*\", or scheme and host without a path, as in \"https://app.example.com\""
+        )
+    };
+    let plain = text == "*"
+        || text.split_once("://").is_some_and(|(scheme, host)| {
+            !scheme.is_empty()
+                && !host.is_empty()
+                && !text.bytes().any(|b| b.is_ascii_uppercase())
+                && !host.contains(['/', '?', '#', '@', '*'])
+                && host.parse::<http::uri::Authority>().is_ok()
+        });
+    if plain {
+        HeaderValue::from_str(&text).map_err(|_| wrong())
+    } else {
+        Err(wrong())
+    }
+}
+
+/// A header's name.
+pub(super) fn header_name(value: &Value) -> Parsed<HeaderName> {
+    let text = text(value)?;
+    text.parse()
+        .map_err(|_| format!("{text:?} is not the name of a header, as in \"content-type\""))
+}
+
+/// A host that a plugin may call.
+pub(super) fn host_entry(value: &Value) -> Parsed<HostEntry> {
+    text(value)?.parse()
 }
 
 pub(super) fn is_plugin_name(name: &str) -> bool {

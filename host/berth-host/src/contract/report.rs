@@ -11,6 +11,9 @@ use super::offer::offer;
 use super::shape::{Shape, shape};
 use crate::grants::{Capability, Grants};
 
+/// With which a component calls other hosts, in WASI 0.2 and 0.3.
+const OUTGOING: [&str; 2] = ["wasi:http/outgoing-handler", "wasi:http/client"];
+
 /// One import and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Import {
@@ -141,14 +144,28 @@ fn describe(report: &mut Report, component: &Component, grants: Option<&Grants>)
         .filter(|c| imported.contains(c))
         .map(Capability::key)
         .collect();
-    let unused = grants.into_iter().flat_map(Grants::iter);
-    for capability in unused.filter(|c| !imported.contains(c)) {
-        report.warnings.push(Warning {
-            code: "unused-grant",
-            message: format!(
-                "`grants` has `{capability}`, and the component doesn't import berth:host/{capability}; take it out"
-            ),
-        });
+    let Some(grants) = grants else {
+        return;
+    };
+    let unused = grants.iter().filter(|c| !imported.contains(c));
+    report
+        .warnings
+        .extend(unused.map(|capability| unused_grant(capability.key(), &format!("berth:host/{capability}"))));
+    let calls_out = component.imports.iter().any(|item| {
+        let path = InterfaceName::parse(&item.name).path;
+        OUTGOING.contains(&path.as_str())
+    });
+    if !grants.http().is_empty() && !calls_out {
+        report
+            .warnings
+            .push(unused_grant(Grants::HTTP, &OUTGOING.join(" or ")));
+    }
+}
+
+fn unused_grant(key: &str, interface: &str) -> Warning {
+    Warning {
+        code: "unused-grant",
+        message: format!("`grants` has `{key}`, and the component doesn't import {interface}; take it out"),
     }
 }
 

@@ -6,6 +6,7 @@ use wit_parser::{Function, Resolve, WorldItem, WorldKey};
 
 use super::*;
 use crate::grants::Capability;
+use crate::grants::hosts::{HostEntry, HttpGrant};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::link;
 
@@ -440,6 +441,12 @@ package wasi:cli@0.2.6 { interface environment { get-arguments: func() -> list<s
                 "`grants` has `settings`, and the component doesn't import berth:host/settings; take it out"
                     .to_owned()
         }]
+    );
+    let hosts = HttpGrant::new(vec!["api.example".parse::<HostEntry>().unwrap()]);
+    let calling = report(&bytes, Some(&Grants::default().with_http(hosts))).warnings;
+    assert_eq!(
+        calling.last().unwrap().message,
+        "`grants` has `http`, and the component doesn't import wasi:http/outgoing-handler or wasi:http/client; take it out"
     );
     let bare = report(&bytes, None).warnings;
     assert!(bare.iter().all(|w| w.code != "unused-grant"), "{bare:?}");

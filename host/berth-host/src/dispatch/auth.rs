@@ -6,16 +6,17 @@ use http::{Method, Response};
 use tokio::time::timeout;
 
 use super::auth_json::{Input, Output};
-use super::{report, too_late};
+use super::{Bill, report, too_late};
 use crate::admit::Admission;
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError, PolicyProblem};
 use crate::gate::AuthCall;
 use crate::respond::{self, Success};
 use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
-use crate::runtime::limits::{Meter, metered};
+use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
 use crate::runtime::trap;
+use crate::runtime::turns::metered;
 use crate::serve::Record;
 use crate::state::Host;
 use bindings::AuthPolicy;
@@ -171,10 +172,11 @@ pub async fn call(
         info,
         admission,
     } = call;
-    let meter = Arc::new(Meter::new(plugin.limits.cpu));
-    record.runs(&meter, admission.queued());
+    let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
+    record.runs(&meter);
+    let bill = Bill::open(record, &version, &meter);
     let origin = Arc::new(Origin::new(plugin, version, record));
-    let answered = perform(host, &origin, &meter, admission, async |instance| {
+    let answered = perform(host, &origin, &meter, bill, admission, async |instance| {
         invoke(instance, &origin.version, op, info, caller, input).await
     });
     match answered.await? {
@@ -196,9 +198,10 @@ pub async fn authenticate(
     info: RequestInfo,
     claims: Claims,
 ) -> Result<Principal, Error> {
-    let meter = Arc::new(Meter::new(plugin.limits.cpu));
+    let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     let origin = Arc::new(Origin::new(Arc::clone(plugin), Arc::clone(version), record));
-    let answered = perform(host, &origin, &meter, admission, async |instance| {
+    let bill = Bill::open(record, version, &meter);
+    let answered = perform(host, &origin, &meter, bill, admission, async |instance| {
         let (store, policy) = ready(instance, version).await?;
         policy
             .berth_policy_auth()
@@ -252,6 +255,7 @@ async fn perform<T>(
     host: &Host,
     origin: &Arc<Origin>,
     meter: &Arc<Meter>,
+    bill: Bill,
     admission: Admission,
     call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<T>,
 ) -> Result<T, Error> {
@@ -259,6 +263,7 @@ async fn perform<T>(
     let mut instance = Instance::obtain(&host.runtime, Arc::clone(origin), meter, admission);
     let error = match timeout(wall, metered(meter, call(&mut instance))).await {
         Ok(Ok(answer)) => {
+            bill.close(&Ok(()));
             instance.release(&origin.version, &host.instances);
             return Ok(answer);
         }
@@ -266,7 +271,9 @@ async fn perform<T>(
         Err(_) => Error::Guest(too_late("the policy had not answered", wall)),
     };
     report(origin, &error);
-    Err(error)
+    let result = Err(error);
+    bill.close(&result);
+    result
 }
 
 /// The instance, started.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use wasmtime_wasi_http::WasiBody;
@@ -18,7 +18,6 @@ use crate::error::{Error, Fault, Trap};
 use crate::respond;
 use crate::runtime::concurrent::{self, Failed, NoInstance, Shared};
 use crate::runtime::instance::Origin;
-use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
 use crate::runtime::trap;
 use crate::serve::Record;
@@ -80,10 +79,10 @@ pub async fn call(
     let patience = host.limits.idle_time;
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(Arc::clone(&plugin), Arc::clone(&version), record));
-    record.runs(&Arc::new(Meter::new(plugin.limits.cpu)), place.queued());
+    let span = record.guest_span();
     let since = Instant::now();
     let stream = Arc::new(Stream::default());
-    let request = into_guest(
+    let mut request = into_guest(
         request,
         Told::of(record, caller.as_ref()),
         &version,
@@ -91,6 +90,9 @@ pub async fn call(
         since,
         patience,
     )?;
+    if let Some(span) = &span {
+        span.inject(request.headers_mut());
+    }
     let worker = Arc::new(OnceLock::new());
     let seat = Seat {
         _place: place,
@@ -106,31 +108,32 @@ pub async fn call(
     let handler = version.workers.handler(host, &plugin, &version);
     // The worker keeps the deadline; one that is stuck in a host call can't, so it is kept here as well.
     let answered = timeout(wall, handler.handle(data, request)).await;
-    let response = match answered {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => {
-            let (error, told) = failure(error, &stream).await;
+    let answered = match answered {
+        Ok(Ok(response)) if response.status().is_informational() => {
+            let cause = format!(
+                "the handler answered with the interim status {}",
+                response.status()
+            );
+            Err((Error::Guest(Fault::new(Trap::Refused, cause)), false))
+        }
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(failure(error, &stream).await),
+        Err(_) => Err((Error::Guest(late(wall)), false)),
+    };
+    if let Some(span) = span {
+        // Nobody can say how much of the instance's CPU time was this request's.
+        let outcome = answered.as_ref().map(|_| ()).map_err(|(error, _)| error);
+        span.end(Duration::ZERO, Some(outcome));
+    }
+    match answered {
+        Ok(response) => Ok(reply(response, stream, seat, since, patience, is_head)),
+        Err((error, told)) => {
             if !told {
                 report(&origin, &error);
             }
-            return Err(error);
+            Err(error)
         }
-        Err(_) => {
-            let error = Error::Guest(late(wall));
-            report(&origin, &error);
-            return Err(error);
-        }
-    };
-    if response.status().is_informational() {
-        let cause = format!(
-            "the handler answered with the interim status {}",
-            response.status()
-        );
-        let error = Error::Guest(Fault::new(Trap::Refused, cause));
-        report(&origin, &error);
-        return Err(error);
     }
-    Ok(reply(response, stream, seat, since, patience, is_head))
 }
 
 fn reply(
@@ -142,11 +145,15 @@ fn reply(
     is_head: bool,
 ) -> Response<ReplyBody> {
     let (parts, body) = response.into_parts();
-    let head = Response::from_parts(parts, ());
-    stream.attach(body);
+    let mut head = Response::from_parts(parts, ());
+    let bodiless = is_head || respond::is_bodiless(head.status());
+    stream.attach(body, if bodiless { None } else { size(&head) });
+    if !respond::may_have_length(head.status()) {
+        head.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     let (mut body, _) = GuestBody::new(stream, since, size(&head));
     body.sit(seat, patience);
-    let reply = if is_head || respond::is_bodiless(head.status()) {
+    let reply = if bodiless {
         tokio::spawn(body.drain(MAX_UNSEEN));
         ReplyBody::empty()
     } else {

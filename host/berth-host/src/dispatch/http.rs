@@ -22,17 +22,18 @@ use wasmtime_wasi_http::handler::{Prepared, Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
-use super::{report, too_late};
+use super::{Bill, report, too_late};
 use crate::body::{GuestBody, ReplyBody, RequestBody, Stream};
-use crate::caps::outgoing::is_ours;
 use crate::dispatch::auth::bindings::berth::policy::types::Principal;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::HttpCall;
+use crate::headers;
 use crate::respond;
 use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
-use crate::runtime::limits::{Meter, metered};
+use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Pre, Version};
 use crate::runtime::trap;
+use crate::runtime::turns::metered;
 use crate::serve::Record;
 use crate::state::Host;
 
@@ -61,12 +62,13 @@ pub async fn call(
     let limits = plugin.limits;
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record));
-    let meter = Arc::new(Meter::new(limits.cpu));
-    record.runs(&meter, admission.queued());
+    let meter = Arc::new(Meter::new(limits.cpu, Arc::clone(&host.runtime.turns)));
+    record.runs(&meter);
+    let bill = Bill::open(record, &version, &meter);
     let stream = Arc::new(Stream::default());
     let instance = Instance::obtain(&host.runtime, Arc::clone(&origin), &meter, admission);
     let told = Told::of(record, caller.as_ref());
-    let request = into_guest(
+    let mut request = into_guest(
         request,
         told,
         &version,
@@ -74,6 +76,9 @@ pub async fn call(
         meter.base(),
         host.limits.idle_time,
     )?;
+    if let Some(span) = &bill.span {
+        span.inject(request.headers_mut());
+    }
 
     let (head_tx, mut head_rx) = oneshot::channel();
     let run = Run {
@@ -82,8 +87,13 @@ pub async fn call(
         version,
         meter: Arc::clone(&meter),
         stream: Arc::clone(&stream),
+        is_head,
     };
-    let mut driver: Driver = Box::pin(run.drive(request, head_tx));
+    let mut driver: Driver = Box::pin(async move {
+        let result = run.drive(request, head_tx).await;
+        bill.close(&result);
+        result
+    });
     let mut ended = None;
     let head = timeout(
         limits.wall,
@@ -109,15 +119,22 @@ pub async fn call(
         )))
     });
 
-    let head = match head {
+    let mut head = match head {
         Ok(head) => head,
         Err(error) => {
             report(&origin, &error);
             return Err(error);
         }
     };
-    if let Some(Err(error)) = &ended {
+    if let Some(Err(error)) = ended.as_ref() {
         report(&origin, error);
+        // Nothing was sent yet, so there is a better answer than half of one.
+        if !stream.is_complete() {
+            return Err(error.clone());
+        }
+    }
+    if !respond::may_have_length(head.status()) {
+        head.headers_mut().remove(header::CONTENT_LENGTH);
     }
     let rest = ended.is_none().then_some(driver);
     let since = meter.base();
@@ -141,6 +158,7 @@ struct Run {
     version: Arc<Version>,
     meter: Arc<Meter>,
     stream: Arc<Stream>,
+    is_head: bool,
 }
 
 impl Run {
@@ -153,10 +171,15 @@ impl Run {
             version,
             meter,
             stream,
+            is_head,
         } = self;
+        let mut bodiless = is_head;
         let (tx, mut rx) = oneshot::channel();
         let outcome = {
-            let mut run = pin!(metered(&meter, run(&mut instance, &version.pre, request, tx)));
+            let mut run = pin!(metered(
+                &meter,
+                run(&mut instance, &version.pre, request, tx, &stream)
+            ));
             let mut ended = None;
             let head = poll_fn(|cx| {
                 if ended.is_none()
@@ -182,9 +205,11 @@ impl Run {
                 }
                 (Some(Ok(response)), ended) => {
                     let (parts, body) = response.into_parts();
-                    stream.attach(body);
+                    let head = Response::from_parts(parts, ());
+                    bodiless |= respond::is_bodiless(head.status());
+                    stream.attach(body, if bodiless { None } else { size(&head) });
                     // If nobody waits any more, the driver is about to be dropped.
-                    let _ = head_tx.send(Response::from_parts(parts, ()));
+                    let _ = head_tx.send(head);
                     match ended {
                         Some(end) => end,
                         None => run.await,
@@ -197,6 +222,10 @@ impl Run {
         };
         match outcome {
             Ok(()) => {
+                let settled = stream.settle();
+                if !bodiless && let Err(fault) = settled {
+                    return Err(Error::Guest(fault));
+                }
                 instance.release(&version, &host.instances);
                 Ok(())
             }
@@ -216,6 +245,7 @@ async fn run(
     pre: &Pre,
     request: Request<WasiBody>,
     tx: oneshot::Sender<wasmtime::Result<Response<WasiBody>>>,
+    stream: &Stream,
 ) -> wasmtime::Result<()> {
     instance.start(pre).await?;
     let Instance {
@@ -234,6 +264,10 @@ async fn run(
             // Deadlines are kept outside: a timer in here isn't polled while the guest is in a host call.
             prepared.run(accessor, std::future::pending()).await?;
             poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+            // The store still moves what a 0.3 guest has passed on: trailers, another body.
+            if matches!(proxy, Proxy::P3(_)) {
+                poll_fn(|cx| stream.poll_end(cx)).await;
+            }
             Ok(())
         })
         .await?
@@ -375,13 +409,13 @@ pub const BERTH_USER_ROLES: HeaderName = HeaderName::from_static("berth-user-rol
 pub(super) fn into_guest(
     request: Request<Incoming>,
     told: Told,
-    version: &Version,
+    version: &Arc<Version>,
     stream: &Arc<Stream>,
     since: Instant,
     patience: Duration,
 ) -> Result<Request<WasiBody>, Error> {
     let (mut parts, body) = request.into_parts();
-    strip(&mut parts.headers);
+    headers::strip(&mut parts.headers);
     told.write(&mut parts.headers);
     let given = parts.uri.authority().is_some();
     if !given {
@@ -406,35 +440,9 @@ pub(super) fn into_guest(
             .get_or_insert_with(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from_parts(uri).map_err(|_| Error::InvalidHead("the target is not a URI"))?;
     }
-    let body = RequestBody::new(body, Arc::clone(stream), since, patience).boxed_unsync();
+    let body = RequestBody::new(body, Arc::clone(version), Arc::clone(stream), since, patience);
+    let body = body.boxed_unsync();
     Ok(Request::from_parts(parts, body))
-}
-
-/// Headers of the message that a client must not take away by naming them in `Connection`.
-const ESSENTIAL: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::TRANSFER_ENCODING,
-    header::AUTHORIZATION,
-];
-
-/// Headers that `Connection` names are the connection's (RFC 9110 section 7.6.1); the fixed ones are dropped where
-/// the guest's header map is made. `berth-*` headers speak for the host and can't come from a client.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name| !ESSENTIAL.contains(name))
-        .collect();
-    let ours: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name)).cloned().collect();
-    for name in named.into_iter().chain(ours) {
-        headers.remove(name);
-    }
 }
 
 pub(super) fn size(head: &Head) -> Option<u64> {

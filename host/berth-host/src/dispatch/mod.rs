@@ -15,9 +15,11 @@ use crate::error::{Error, Fault, Trap};
 use crate::gate::Admitted;
 use crate::health;
 use crate::runtime::instance::Origin;
-use crate::runtime::plugin::Plugin;
+use crate::runtime::limits::Meter;
+use crate::runtime::plugin::{Plugin, Version};
 use crate::serve::Record;
 use crate::state::Host;
+use crate::telemetry::GuestSpan;
 
 /// What answers a route.
 #[derive(Debug)]
@@ -47,13 +49,49 @@ pub async fn call(
     }
 }
 
+/// What a guest's run costs, told to the metrics and the trace when the run is over, however it ends: CPU time that it
+/// takes after the answer counts too.
+struct Bill {
+    version: Arc<Version>,
+    meter: Arc<Meter>,
+    span: Option<Box<GuestSpan>>,
+}
+
+impl Bill {
+    /// For a run that is about to begin. The guest's span is `record`'s.
+    fn open(record: &Record, version: &Arc<Version>, meter: &Arc<Meter>) -> Self {
+        Self {
+            version: Arc::clone(version),
+            meter: Arc::clone(meter),
+            span: record.guest_span(),
+        }
+    }
+
+    /// The run has ended by itself.
+    fn close<T>(mut self, result: &Result<T, Error>) {
+        if let Some(span) = self.span.take() {
+            span.end(self.meter.spent(), Some(result.as_ref().map(|_| ())));
+        }
+    }
+}
+
+impl Drop for Bill {
+    fn drop(&mut self) {
+        let cpu = self.meter.spent();
+        self.version.metrics.ran(cpu);
+        if let Some(span) = self.span.take() {
+            span.end(cpu, None);
+        }
+    }
+}
+
 /// Say once, in the log and the metrics, that a guest ended badly.
 fn report(origin: &Origin, error: &Error) {
     let plugin = &origin.plugin;
     let (plugin_name, version, request_id) = (&plugin.name, &origin.version.digest, origin.request_id());
     match error {
         Error::Guest(Fault { trap, cause }) => {
-            plugin.metrics.trap(*trap);
+            origin.version.metrics.trap(*trap);
             if !trap.is_blameless() {
                 let trap = trap.label();
                 tracing::error!(

@@ -26,6 +26,9 @@ use super::tls::Tls;
 use crate::body::ReplyBody;
 use crate::state::HostLimits;
 
+/// How much larger than its limit a head may be and still be read, so that it gets an answer with a sentence; beyond
+/// that hyper answers by itself.
+const HEAD_SLACK: usize = 16 * 1024;
 /// Bytes of answers that one HTTP/2 stream may have waiting for its client.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Resets that a client may have outstanding before the connection is given up (CVE-2023-44487, "rapid reset").
@@ -98,7 +101,7 @@ where
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
-        .max_buf_size(limits.header_bytes);
+        .max_buf_size(limits.header_bytes.saturating_add(HEAD_SLACK));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let mut stop = pin!(shutdown.stop.cancelled());
     let mut abort = pin!(shutdown.abort.cancelled());

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::metrics::{HostMetrics, Listener, Open};
 use crate::runtime::reuse::IDLE;
 use crate::serve::{self, Peer};
 use crate::state::Host;
@@ -34,6 +35,9 @@ use tls::Tls;
 const BACKLOG: i32 = 1024;
 /// How long to wait after an accept that failed for want of something (file descriptors, memory).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// Connections of operators at once.
+pub const ADMIN_CONNECTIONS: usize = 64;
 
 /// A socket that listens, with the address it got.
 #[derive(Debug)]
@@ -116,7 +120,8 @@ pub async fn run(host: Arc<Host>, bound: Bound, tls: Option<Arc<Tls>>, shutdown:
     }
     let secure = tls.is_some();
     let permits = Arc::new(Semaphore::new(host.limits.connections));
-    accept(bound, &shutdown, permits, |stream, peer| {
+    let counted = (&host.metrics, Listener::Http);
+    accept(bound, &shutdown, permits, counted, |stream, peer| {
         let (host, peer) = (
             Arc::clone(&host),
             Arc::new(Peer::new(peer, secure, Arc::clone(&host))),
@@ -131,15 +136,16 @@ pub async fn run(host: Arc<Host>, bound: Bound, tls: Option<Arc<Tls>>, shutdown:
 
 /// Accept operators until told to stop: the metrics and the health report, no plugins.
 pub async fn run_admin(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
-    let permits = Arc::new(Semaphore::new(64));
-    accept(bound, &shutdown, permits, |stream, _| {
+    let permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    let counted = (&host.metrics, Listener::Admin);
+    accept(bound, &shutdown, permits, counted, |stream, _| {
         let host = Arc::clone(&host);
         let limits = host.limits;
         let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let host = Arc::clone(&host);
             async move {
                 Ok::<_, std::convert::Infallible>(match request.uri().path() {
-                    "/metrics" => respond::text(metrics::CONTENT_TYPE, metrics::render(&host)),
+                    "/metrics" => metrics_text(host).await,
                     "/health" => health::report(&host),
                     _ => {
                         let answer = respond::answer(&crate::error::Error::NotFound);
@@ -153,8 +159,25 @@ pub async fn run_admin(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
     .await;
 }
 
-async fn accept<F, C>(bound: Bound, shutdown: &Shutdown, permits: Arc<Semaphore>, serve: F)
-where
+/// Rendered apart from the requests: it asks the kernel, and may have thousands of lines.
+async fn metrics_text(host: Arc<Host>) -> http::Response<crate::body::ReplyBody> {
+    match tokio::task::spawn_blocking(move || metrics::render(&host)).await {
+        Ok(text) => respond::text(metrics::CONTENT_TYPE, text),
+        Err(error) => {
+            tracing::error!(target: "berth", %error, "the metrics could not be rendered");
+            let error = crate::error::Error::Internal(error.to_string());
+            respond::problem(&respond::answer(&error), &http::HeaderValue::from_static("admin"))
+        }
+    }
+}
+
+async fn accept<F, C>(
+    bound: Bound,
+    shutdown: &Shutdown,
+    permits: Arc<Semaphore>,
+    (metrics, listener): (&Arc<HostMetrics>, Listener),
+    serve: F,
+) where
     F: Fn(TcpStream, SocketAddr) -> C,
     C: Future<Output = ()> + Send + 'static,
 {
@@ -171,9 +194,11 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
+                let open = Open::new(metrics, listener);
                 let connection = serve(stream, peer);
                 shutdown.connections.spawn(async move {
                     let _permit = permit;
+                    let _open = open;
                     connection.await;
                 });
             }
@@ -184,6 +209,7 @@ where
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
                 ) => {}
             Err(error) => {
+                metrics.listener(listener).accept_failed();
                 tracing::warn!(target: "berth::listen", %error, "a connection can't be accepted; trying again in {} ms", ACCEPT_BACKOFF.as_millis());
                 tokio::select! {
                     () = sleep(ACCEPT_BACKOFF) => {}

@@ -128,7 +128,7 @@ impl HandlerState for Pool {
             .take(limits.wall, || host.give_up_idle())
             .await
             .map_err(|_| wasmtime::Error::new(NoInstance))?;
-        let meter = Arc::new(Meter::of_stretches(limits.cpu));
+        let meter = Arc::new(Meter::of_stretches(limits.cpu, Arc::clone(&host.runtime.turns)));
         let origin = Arc::new(Origin::shared(Arc::clone(&plugin), Arc::clone(&version)));
         let mut instance = Instance::shared(&host.runtime, Arc::clone(&origin), &meter, permit);
         let started = timeout(limits.wall, instance.start(&version.pre)).await;
@@ -317,7 +317,7 @@ impl WorkerState for Worker {
             };
             let origin = &shared.origin;
             if !fault.trap.is_blameless() {
-                origin.plugin.metrics.trap(fault.trap);
+                origin.version.metrics.trap(fault.trap);
                 tracing::error!(
                     target: "berth::plugin",
                     plugin = origin.plugin.name,
@@ -335,6 +335,7 @@ impl WorkerState for Worker {
                 }
             }
         }
+        shared.origin.end();
         drop(store);
     }
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
@@ -14,6 +13,7 @@ use wasmtime::{
 use super::instance::Ctx;
 use super::limits::{Budget, MAX_TABLE_ELEMENTS, TICK};
 use super::link;
+use super::turns::Turns;
 
 /// What the pools are sized for.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,35 @@ pub struct RuntimeSettings {
     pub max_memory: usize,
     /// The memory of all guests together, in bytes.
     pub memory_budget: usize,
+}
+
+/// Slots of the pools, by what they hold.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSizes {
+    /// Component instances.
+    pub component_instances: u32,
+    /// Core instances.
+    pub core_instances: u32,
+    /// Linear memories.
+    pub memories: u32,
+    /// Tables.
+    pub tables: u32,
+    /// Stacks of suspended calls.
+    pub stacks: u32,
+}
+
+impl PoolSizes {
+    fn of(settings: &RuntimeSettings) -> Self {
+        let n = settings.instances;
+        Self {
+            component_instances: n,
+            core_instances: n.saturating_mul(CORE_INSTANCES_PER_COMPONENT),
+            memories: n.saturating_mul(MEMORIES_PER_COMPONENT),
+            tables: n.saturating_mul(TABLES_PER_COMPONENT),
+            // Each request suspends at most one call; a few more for instances that are being dropped.
+            stacks: n.saturating_add(n / 4).saturating_add(16),
+        }
+    }
 }
 
 /// Core instances that one component may have. A Rust policy has 3, JavaScript 8, Python 14.
@@ -51,8 +80,8 @@ pub struct Runtime {
     /// Everything that can be imported, WASI and `berth:host` alike; what a plugin may import of it is decided by
     /// its grants before it is linked.
     pub(crate) linker: Linker<Ctx>,
-    /// See [`super::limits`].
-    pub(super) hogs: Arc<Semaphore>,
+    /// Whose turn it is to run guest code.
+    pub turns: Arc<Turns>,
     /// See [`super::limits`].
     pub budget: Arc<Budget>,
     /// How memory is reset between two tenants of a slot.
@@ -103,12 +132,17 @@ impl Runtime {
         Ok(Self {
             engine,
             linker,
-            hogs: Arc::new(Semaphore::new(settings.workers.saturating_sub(1).max(1))),
+            turns: Arc::new(Turns::new(settings.workers)),
             budget: Arc::new(Budget::new(settings.memory_budget)),
             reset,
             settings,
             ticking,
         })
+    }
+
+    /// Slots of the pools.
+    pub fn pool_sizes(&self) -> PoolSizes {
+        PoolSizes::of(&self.settings)
     }
 
     /// What the pools were sized for.
@@ -125,13 +159,13 @@ impl Drop for Runtime {
 
 fn config(settings: &RuntimeSettings, reset: Reset) -> Config {
     let n = settings.instances;
+    let sizes = PoolSizes::of(settings);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(n)
-        .total_core_instances(n.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
-        .total_memories(n.saturating_mul(MEMORIES_PER_COMPONENT))
-        .total_tables(n.saturating_mul(TABLES_PER_COMPONENT))
-        // Each request suspends at most one call; a few more for instances that are being dropped.
-        .total_stacks(n.saturating_add(n / 4).saturating_add(16))
+    pool.total_component_instances(sizes.component_instances)
+        .total_core_instances(sizes.core_instances)
+        .total_memories(sizes.memories)
+        .total_tables(sizes.tables)
+        .total_stacks(sizes.stacks)
         .total_gc_heaps(n)
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(MEMORIES_PER_COMPONENT)

@@ -5,11 +5,11 @@
 //! process shares in [`Runtime`].
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -29,6 +29,8 @@ use crate::serve::Record;
 
 /// Host resources (bodies, streams, pollables …) that one store may hold at once. wasmtime's default is a million.
 const MAX_RESOURCES: usize = 4_096;
+/// The same for what the component model's own streams, futures and tasks need; a future takes a few entries.
+const MAX_CONCURRENT: usize = 4 * MAX_RESOURCES;
 /// Bytes that one host call may lift out of the guest. wasmtime's default is 128 MiB.
 const MAX_LIFTED: usize = 4 * 1024 * 1024;
 /// Bytes of one header map in memory.
@@ -50,6 +52,7 @@ pub struct Origin {
     /// Whether it came through TLS.
     pub secure: bool,
     lines: AtomicU32,
+    ended: AtomicBool,
 }
 
 /// One request of a store that serves several at once.
@@ -71,6 +74,7 @@ impl Origin {
             request_id: HeaderValue::from_static(""),
             secure: false,
             lines: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -82,7 +86,18 @@ impl Origin {
             request_id: record.id().clone(),
             secure: record.is_secure(),
             lines: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the store no longer works for the request: what it left unfinished will stay so.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The store is about to go.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// The request's id as text.
@@ -93,6 +108,9 @@ impl Origin {
     /// Whether the request may write one more log line. Says once that it may not.
     pub fn take_line(&self) -> bool {
         let before = self.lines.fetch_add(1, Ordering::Relaxed);
+        if before >= MAX_LINES {
+            self.plugin.metrics.line_suppressed();
+        }
         if before == MAX_LINES {
             tracing::warn!(
                 target: "berth::guest",
@@ -102,6 +120,15 @@ impl Origin {
             );
         }
         before < MAX_LINES
+    }
+}
+
+/// Says that a request has ended, when it is dropped.
+struct Lease(Arc<Origin>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -128,7 +155,6 @@ pub struct Ctx {
     outgoing: Outgoing,
     limiter: Limiter,
     meter: Arc<Meter>,
-    hogs: Arc<Semaphore>,
     current: Arc<CurrentOrigin>,
     origin: Arc<Origin>,
     /// The requests of a store that serves several at once; else empty.
@@ -204,6 +230,9 @@ pub enum Exports {
 
 /// A store with an instance in it, or about to have one.
 pub struct Instance {
+    /// Before the store, because fields are dropped in this order: what a closing store cuts off must not look
+    /// finished to whoever reads it.
+    lease: Option<Lease>,
     /// The store.
     pub store: Store<Ctx>,
     /// What it exports; nothing until it is instantiated.
@@ -232,6 +261,7 @@ impl Instance {
             }
             Admission::Fresh { place, instance } => Self {
                 uses: origin.plugin.reuse.uses(),
+                lease: Some(Lease(Arc::clone(&origin))),
                 store: store(runtime, origin, meter, Some(place), instance),
                 exports: None,
                 born_with: (0, 0),
@@ -248,6 +278,8 @@ impl Instance {
     ) -> Self {
         Self {
             uses: origin.plugin.reuse.uses(),
+            // The worker knows when its store ends.
+            lease: None,
             store: store(runtime, origin, meter, None, instance),
             exports: None,
             born_with: (0, 0),
@@ -276,6 +308,7 @@ impl Instance {
 
     /// Everything of the last request is replaced by the next one's.
     fn renew(&mut self, origin: Arc<Origin>, meter: &Arc<Meter>, place: Place) {
+        self.lease = Some(Lease(Arc::clone(&origin)));
         let ctx = self.store.data_mut();
         ctx.outgoing = Outgoing::new(Arc::clone(&origin));
         ctx.limiter.renew(Arc::clone(meter));
@@ -291,9 +324,15 @@ impl Instance {
     /// holds what a request left behind.
     pub fn release(mut self, version: &Version, instances: &Instances) {
         self.uses = self.uses.saturating_sub(1);
+        let streams = self
+            .store
+            .concurrent_resource_table()
+            .map_or(0, |t| t.iter_mut().count());
+        self.lease = None;
         let ctx = self.store.data_mut();
         let grown = has_grown(self.born_with, ctx.limiter.sizes());
-        if self.uses > 0 && !grown && ctx.resources() <= MAX_LEFT_OVER {
+        let left_over = streams + ctx.resources();
+        if self.uses > 0 && !grown && left_over <= MAX_LEFT_OVER {
             // Its place goes to the next request only when the instance is there for it.
             let place = ctx.place.take();
             version.shelf.put(self);
@@ -316,8 +355,8 @@ fn store(
 ) -> Store<Ctx> {
     let current = Arc::new(CurrentOrigin(Mutex::new(Arc::clone(&origin))));
     let mut wasi = WasiCtx::builder();
-    wasi.stdout(GuestOutput::stdout(&current))
-        .stderr(GuestOutput::stderr(&current))
+    wasi.stdout(GuestOutput::stdout(&current, origin.plugin.log))
+        .stderr(GuestOutput::stderr(&current, origin.plugin.log))
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
@@ -333,7 +372,6 @@ fn store(
         outgoing: Outgoing::new(Arc::clone(&origin)),
         limiter: Limiter::new(Arc::clone(meter), Arc::clone(&runtime.budget), memory_limit),
         meter: Arc::clone(meter),
-        hogs: Arc::clone(&runtime.hogs),
         current,
         origin,
         tasks: Vec::new(),
@@ -342,8 +380,11 @@ fn store(
     };
     let mut store = Store::new(&runtime.engine, ctx);
     store.limiter(|ctx| &mut ctx.limiter);
+    if let Some(table) = store.concurrent_resource_table() {
+        table.set_max_capacity(MAX_CONCURRENT);
+    }
     store.set_hostcall_fuel(MAX_LIFTED);
-    store.epoch_deadline_callback(|store| Ok(on_epoch(&store.data().meter, &store.data().hogs)));
+    store.epoch_deadline_callback(|store| Ok(on_epoch(&store.data().meter)));
     store.set_epoch_deadline(1);
     store
 }

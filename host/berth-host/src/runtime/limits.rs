@@ -1,24 +1,23 @@
 //! What one request may use: CPU time, wall time, memory.
 //!
 //! Two clocks, because neither sees what the other sees. *CPU time* counts only while the guest's future is being
-//! polled ([`metered`]), so queueing, uploads and waiting in host calls are free (being descheduled on a
+//! polled ([`super::turns::metered`]), so queueing, uploads and waiting in host calls are free (being descheduled on a
 //! crowded machine is not); a guest that never returns from a
 //! poll is caught by the epoch callback ([`on_epoch`]), which runs inside the guest every [`TICK`]. *Wall time* is a
 //! timer outside the store ([`crate::dispatch`]), which catches a guest that is parked in a host call.
 //!
 //! At each tick the guest also gives its worker thread back, or two spinning guests would stop a two-core host.
 //! A request that has used more than [`FREE_TICKS`] ticks is a *hog*: from then on it runs only with one of as many
-//! permits as there are workers but one (one at least), so that a thread is left for everybody else.
+//! permits as there are workers but one (one at least), so that a thread is left for everybody else; see [`super::turns`].
 
-use std::future::Future;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
+
+use super::turns::Turns;
 
 /// How often the engine's epoch moves on, and so the precision of the CPU limit.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -47,6 +46,11 @@ pub struct Meter {
     stretches: bool,
     /// The guest has given its thread back and is to go on.
     yielding: AtomicBool,
+    turns: Arc<Turns>,
+    /// A tick found the guest running during the present poll.
+    caught: AtomicBool,
+    /// The guest's own future waits for a hog's permit.
+    queued: AtomicBool,
 }
 
 /// The most of a stretch that one tick of the epoch may stand for: the tick, and what the ticker's thread is late.
@@ -68,7 +72,7 @@ pub enum Refused {
 
 impl Meter {
     /// A meter at zero.
-    pub fn new(limit: Duration) -> Self {
+    pub fn new(limit: Duration, turns: Arc<Turns>) -> Self {
         Self {
             base: Instant::now(),
             spent: AtomicU64::new(0),
@@ -78,6 +82,9 @@ impl Meter {
             refused: AtomicU8::new(0),
             hog: AtomicBool::new(false),
             permit: Mutex::new(None),
+            turns,
+            caught: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
             stretches: false,
             yielding: AtomicBool::new(false),
         }
@@ -86,10 +93,10 @@ impl Meter {
     /// A meter for a store that serves several requests at once. Nobody can say whose a poll is, so what is limited is
     /// the time that the store works without once waiting for something: in that time no other request of the store
     /// gets on. Counted by ticks, so a limit may be passed by two of them.
-    pub fn of_stretches(limit: Duration) -> Self {
+    pub fn of_stretches(limit: Duration, turns: Arc<Turns>) -> Self {
         Self {
             stretches: true,
-            ..Self::new(limit)
+            ..Self::new(limit, turns)
         }
     }
 
@@ -101,6 +108,20 @@ impl Meter {
         if self.hog.load(Ordering::Relaxed) {
             self.hold(None);
         }
+    }
+
+    pub(super) fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether the guest was caught since this was last asked.
+    pub(super) fn take_caught(&self) -> bool {
+        // A load alone in the usual case: a swap takes the cache line for itself.
+        self.caught.load(Ordering::Relaxed) && self.caught.swap(false, Ordering::Relaxed)
     }
 
     /// When the meter was made: the start of the request's run.
@@ -136,11 +157,11 @@ impl Meter {
         u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn enter(&self) {
+    pub(super) fn enter(&self) {
         self.entered.store(self.now(), Ordering::Relaxed);
     }
 
-    fn leave(&self) {
+    pub(super) fn leave(&self) {
         let slice = self.now().saturating_sub(self.entered.load(Ordering::Relaxed));
         self.spent.fetch_add(slice, Ordering::Relaxed);
         if self.hog.load(Ordering::Relaxed) {
@@ -181,12 +202,13 @@ impl Meter {
 }
 
 /// The epoch callback's decision for a guest that is running now.
-pub fn on_epoch(meter: &Arc<Meter>, hogs: &Arc<Semaphore>) -> UpdateDeadline {
+pub fn on_epoch(meter: &Arc<Meter>) -> UpdateDeadline {
     let used = meter.running();
     if used >= meter.limit {
         meter.exhausted.store(true, Ordering::Relaxed);
         return UpdateDeadline::Interrupt;
     }
+    meter.caught.store(true, Ordering::Relaxed);
     if used < u64::from(FREE_TICKS) * TICK.as_nanos() as u64 {
         // `YieldCustom` and not `Yield`: wasmtime's own yield goes to the front of the run queue and starves I/O.
         let meter = Arc::clone(meter);
@@ -199,47 +221,19 @@ pub fn on_epoch(meter: &Arc<Meter>, hogs: &Arc<Semaphore>) -> UpdateDeadline {
         );
     }
     meter.hog.store(true, Ordering::Relaxed);
-    let (meter, hogs) = (Arc::clone(meter), Arc::clone(hogs));
+    meter.queued.store(true, Ordering::Relaxed);
+    let meter = Arc::clone(meter);
     UpdateDeadline::YieldCustom(
         1,
         Box::pin(async move {
             // Give the thread back first; the permit of the last slice is returned when the poll ends.
             meter.step_aside().await;
-            // The semaphore is never closed, so an error can't happen; without a permit the guest just goes on.
-            if let Ok(permit) = hogs.acquire_owned().await {
-                meter.hold(Some(permit));
-            }
+            let permit = meter.turns.hog().await;
+            meter.hold(permit);
+            meter.queued.store(false, Ordering::Relaxed);
             meter.go_on();
         }),
     )
-}
-
-/// Count the time of every poll of `future` on `meter`.
-pub async fn metered<F: Future>(meter: &Meter, future: F) -> F::Output {
-    struct Metered<'a, F> {
-        meter: &'a Meter,
-        future: Pin<&'a mut F>,
-    }
-    impl<F: Future> Future for Metered<'_, F> {
-        type Output = F::Output;
-        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-            struct Leave<'a>(&'a Meter);
-            impl Drop for Leave<'_> {
-                fn drop(&mut self) {
-                    self.0.leave();
-                }
-            }
-            self.meter.enter();
-            // Also when the poll panics: a permit must not be lost.
-            let _leave = Leave(self.meter);
-            self.future.as_mut().poll(cx)
-        }
-    }
-    Metered {
-        meter,
-        future: pin!(future),
-    }
-    .await
 }
 
 /// How much linear memory all guests of the process may have together, and how much they have.
@@ -261,6 +255,11 @@ impl Budget {
     /// Bytes in use.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that may be in use.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     fn take(&self, bytes: usize) -> bool {

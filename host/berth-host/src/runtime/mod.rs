@@ -9,6 +9,7 @@
 //! - [`concurrent`]: instances that serve several requests at once.
 //! - [`limits`]: CPU time, memory.
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
+//! - [`turns`]: who may run guest code when many want to.
 
 pub mod concurrent;
 pub mod engine;
@@ -19,3 +20,4 @@ pub mod load_fault;
 pub mod plugin;
 pub mod reuse;
 pub mod trap;
+pub mod turns;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use tracing::level_filters::LevelFilter;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime_wasi_http::handler::ProxyPre;
 
@@ -17,11 +18,12 @@ pub use super::load_fault::LoadFault;
 use super::load_fault::{memory_limit, one_line};
 use super::reuse::{Reuse, Shelf};
 use crate::admit::Slots;
+use crate::caps::outgoing::Client;
 use crate::caps::settings::Settings;
 use crate::contract::{self, Fault, FaultKind, Faults, Kind, Report};
 use crate::dispatch::auth::bindings::AuthPolicyPre;
 use crate::grants::{Capability, Grants};
-use crate::metrics::PluginMetrics;
+use crate::metrics::{PluginMetrics, VersionMetrics};
 
 /// The largest component file, in bytes. A Python component has about 40 MiB.
 pub const MAX_COMPONENT: u64 = 256 * 1024 * 1024;
@@ -85,6 +87,8 @@ pub struct PluginSpec {
     pub reuse: Reuse,
     /// Its plain settings.
     pub settings: Settings,
+    /// The most talkative level at which its guest is heard.
+    pub log: LevelFilter,
 }
 
 /// A plugin by its name: what stays the same when its component changes.
@@ -95,11 +99,17 @@ pub struct Plugin {
     pub limits: PluginLimits,
     /// Whether its instances serve more than one request.
     pub reuse: Reuse,
+    /// What it may use.
+    pub grants: Grants,
     /// Its settings.
     pub settings: Settings,
+    /// What calls other hosts for it; nothing unless it may call any.
+    pub outgoing: Option<Client>,
+    /// The most talkative level at which its guest is heard.
+    pub log: LevelFilter,
     /// Its share of the host's concurrency.
     pub slots: Slots,
-    /// Its counters.
+    /// What is counted of it whatever its version.
     pub metrics: PluginMetrics,
     /// What is served; or why nothing is.
     pub current: Result<Arc<Version>, LoadFault>,
@@ -125,6 +135,8 @@ pub struct Version {
     pub shelf: Shelf,
     /// Its instances that serve several requests at once.
     pub workers: Workers,
+    /// What is counted of it.
+    pub metrics: VersionMetrics,
 }
 
 impl fmt::Debug for Version {
@@ -262,6 +274,7 @@ fn finish(
         took: started.elapsed(),
         shelf: Shelf::default(),
         workers: Workers::default(),
+        metrics: VersionMetrics::default(),
     })
 }
 

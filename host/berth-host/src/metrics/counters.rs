@@ -1,0 +1,361 @@
+//! The counters themselves. Every method is safe on the request path: relaxed atomics, no lock, no allocation.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::histogram::Histogram;
+use crate::error::{Error, Trap};
+
+/// Classes of final statuses, from 200 on.
+pub(super) const STATUS_CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+const US: u64 = 1_000;
+const MS: u64 = 1_000 * US;
+const S: u64 = 1_000 * MS;
+
+/// Bounds for what a caller waits, in nanoseconds.
+const WALL: &[u64] = &[
+    100 * US,
+    250 * US,
+    500 * US,
+    MS,
+    2_500 * US,
+    5 * MS,
+    10 * MS,
+    25 * MS,
+    50 * MS,
+    100 * MS,
+    250 * MS,
+    500 * MS,
+    S,
+    2_500 * MS,
+    5 * S,
+    10 * S,
+    30 * S,
+];
+
+/// Bounds for guest CPU time, in nanoseconds: a small handler takes some tens of microseconds.
+const CPU: &[u64] = &[
+    10 * US,
+    25 * US,
+    50 * US,
+    100 * US,
+    250 * US,
+    500 * US,
+    MS,
+    2_500 * US,
+    5 * MS,
+    10 * MS,
+    25 * MS,
+    50 * MS,
+    100 * MS,
+    250 * MS,
+    500 * MS,
+    S,
+    5 * S,
+];
+
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters by class of status.
+#[derive(Debug, Default)]
+struct ByClass([Counter; STATUS_CLASSES.len()]);
+
+impl ByClass {
+    fn add(&self, status: u16) {
+        if let Some(counter) = usize::from(status / 100)
+            .checked_sub(2)
+            .and_then(|at| self.0.get(at))
+        {
+            counter.add(1);
+        }
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        STATUS_CLASSES
+            .into_iter()
+            .zip(&self.0)
+            .map(|(class, counter)| (class, counter.get()))
+    }
+}
+
+/// What is counted of one version of a plugin.
+#[derive(Debug)]
+pub struct VersionMetrics {
+    requests: ByClass,
+    unfinished: Counter,
+    traps: [Counter; Trap::ALL.len()],
+    pub(super) duration: Histogram,
+    pub(super) cpu: Histogram,
+    pub(super) queue: Histogram,
+    received: Counter,
+    sent: Counter,
+}
+
+impl Default for VersionMetrics {
+    fn default() -> Self {
+        Self {
+            requests: ByClass::default(),
+            unfinished: Counter::default(),
+            traps: Default::default(),
+            duration: Histogram::new(WALL),
+            cpu: Histogram::new(CPU),
+            queue: Histogram::new(WALL),
+            received: Counter::default(),
+            sent: Counter::default(),
+        }
+    }
+}
+
+impl VersionMetrics {
+    /// A request was answered to the last byte.
+    pub fn answered(&self, status: u16, took: Duration) {
+        self.requests.add(status);
+        self.duration.observe(took);
+    }
+
+    /// The answer to a request did not get to its end.
+    pub fn unfinished(&self) {
+        self.unfinished.add(1);
+    }
+
+    /// A guest ended without a usable result.
+    pub fn trap(&self, trap: Trap) {
+        let at = Trap::ALL.iter().position(|t| *t == trap);
+        if let Some(counter) = at.and_then(|at| self.traps.get(at)) {
+            counter.add(1);
+        }
+    }
+
+    /// A guest's run is over, and took this much CPU time, work after the response included.
+    pub fn ran(&self, cpu: Duration) {
+        self.cpu.observe(cpu);
+    }
+
+    /// A request waited this long for an instance, whether it got one or not.
+    pub fn queued(&self, time: Duration) {
+        self.queue.observe(time);
+    }
+
+    /// Bytes of a request's body went to the guest.
+    pub fn received(&self, bytes: usize) {
+        self.received.add(bytes as u64);
+    }
+
+    /// Bytes of a response's body went out.
+    pub fn sent(&self, bytes: u64) {
+        self.sent.add(bytes);
+    }
+
+    pub(super) fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.requests.each()
+    }
+
+    pub(super) fn requests_unfinished(&self) -> u64 {
+        self.unfinished.get()
+    }
+
+    pub(super) fn traps(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Trap::ALL
+            .into_iter()
+            .zip(&self.traps)
+            .map(|(trap, counter)| (trap.label(), counter.get()))
+    }
+
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.received.get(), self.sent.get())
+    }
+}
+
+/// Why a request got no place to run in. The label is the `code` of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The plugin's queue is full: 429.
+    PluginBusy,
+    /// No instance, or no memory, within the plugin's wall time: 503.
+    HostBusy,
+    /// The plugin isn't loaded: 503.
+    Unavailable,
+}
+
+impl Refusal {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::PluginBusy, Self::HostBusy, Self::Unavailable];
+
+    /// The refusal that an error is, if it is one.
+    pub fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::PluginBusy => Some(Self::PluginBusy),
+            Error::HostBusy => Some(Self::HostBusy),
+            Error::PluginUnavailable { .. } => Some(Self::Unavailable),
+            _ => None,
+        }
+    }
+
+    /// The label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::PluginBusy => "plugin-busy",
+            Self::HostBusy => "host-busy",
+            Self::Unavailable => "plugin-unavailable",
+        }
+    }
+}
+
+/// What is counted of a plugin whatever its version.
+#[derive(Debug, Default)]
+pub struct PluginMetrics {
+    /// Requests while no version is there to count them.
+    pub unloaded: VersionMetrics,
+    refused: [Counter; Refusal::ALL.len()],
+    suppressed: Counter,
+}
+
+impl PluginMetrics {
+    /// A request was sent away.
+    pub fn refused(&self, refusal: Refusal) {
+        let at = Refusal::ALL.iter().position(|r| *r == refusal);
+        if let Some(counter) = at.and_then(|at| self.refused.get(at)) {
+            counter.add(1);
+        }
+    }
+
+    /// A line that the guest wrote was dropped, because its request had written too many.
+    pub fn line_suppressed(&self) {
+        self.suppressed.add(1);
+    }
+
+    pub(super) fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Refusal::ALL
+            .into_iter()
+            .zip(&self.refused)
+            .map(|(refusal, counter)| (refusal.label(), counter.get()))
+    }
+
+    pub(super) fn lines_suppressed(&self) -> u64 {
+        self.suppressed.get()
+    }
+}
+
+/// Which of the host's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// For callers.
+    Http,
+    /// For operators.
+    Admin,
+}
+
+/// What is counted of a socket that listens.
+#[derive(Debug, Default)]
+pub struct ListenerMetrics {
+    accepted: Counter,
+    failed: Counter,
+    closed: Counter,
+}
+
+impl ListenerMetrics {
+    /// A connection could not be accepted, for want of file descriptors or memory.
+    pub fn accept_failed(&self) {
+        self.failed.add(1);
+    }
+
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        // Read first, so that no more can be closed than accepted.
+        let closed = self.closed.get();
+        let accepted = self.accepted.get();
+        (accepted, accepted.saturating_sub(closed), self.failed.get())
+    }
+}
+
+/// An open connection. Counted as closed when dropped.
+#[derive(Debug)]
+pub struct Open {
+    metrics: Arc<HostMetrics>,
+    listener: Listener,
+}
+
+impl Open {
+    /// A connection was accepted.
+    pub fn new(metrics: &Arc<HostMetrics>, listener: Listener) -> Self {
+        metrics.listener(listener).accepted.add(1);
+        Self {
+            metrics: Arc::clone(metrics),
+            listener,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.listener(self.listener).closed.add(1);
+    }
+}
+
+type Count = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What is counted of the host itself.
+#[derive(Default)]
+pub struct HostMetrics {
+    requests: ByClass,
+    unfinished: Counter,
+    http: ListenerMetrics,
+    admin: ListenerMetrics,
+    log_lines_dropped: OnceLock<Count>,
+}
+
+impl fmt::Debug for HostMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostMetrics").finish_non_exhaustive()
+    }
+}
+
+impl HostMetrics {
+    /// A request was answered to the last byte.
+    pub fn answered(&self, status: u16) {
+        self.requests.add(status);
+    }
+
+    /// A request whose answer did not get to its end.
+    pub fn unfinished(&self) {
+        self.unfinished.add(1);
+    }
+
+    /// One of the sockets.
+    pub fn listener(&self, listener: Listener) -> &ListenerMetrics {
+        match listener {
+            Listener::Http => &self.http,
+            Listener::Admin => &self.admin,
+        }
+    }
+
+    /// Where to read how many log lines were dropped. The first one counts.
+    pub fn log_lines_dropped_by(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.log_lines_dropped.set(Box::new(count));
+    }
+
+    pub(super) fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.requests.each()
+    }
+
+    pub(super) fn requests_unfinished(&self) -> u64 {
+        self.unfinished.get()
+    }
+
+    pub(super) fn log_lines_dropped(&self) -> u64 {
+        self.log_lines_dropped.get().map_or(0, |count| count())
+    }
+}

@@ -1,0 +1,77 @@
+//! Signals, and the way from the first of them to the end.
+
+use std::fmt;
+use std::time::Duration;
+
+use berth_host::listen::Shutdown;
+use berth_host::state::Host;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long a stop waits for the last spans to be delivered.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The signals that ask for a stop. Caught from when this is made.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(crate) fn hook() -> Result<Self, String> {
+        let hook = |kind| signal(kind).map_err(|error| format!("signals can't be handled: {error}"));
+        Ok(Self {
+            interrupt: hook(SignalKind::interrupt())?,
+            terminate: hook(SignalKind::terminate())?,
+        })
+    }
+
+    /// Wait for one, and give its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+/// Why a stop was not clean.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// A second signal came.
+    Twice,
+    /// So many connections were cut after so long.
+    Cut(usize, Duration),
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Twice => f.write_str("stopped at once by a second signal"),
+            Self::Cut(cut, after) => write!(
+                f,
+                "{cut} connections were still busy after {} s and were cut",
+                after.as_secs()
+            ),
+        }
+    }
+}
+
+/// Wait for a signal, let the requests at hand end, and bring the last spans away.
+pub(crate) async fn wait(host: &Host, shutdown: &Shutdown, mut signals: Signals) -> Result<(), Stopped> {
+    let name = signals.next().await;
+    let patience = host.limits.drain_time;
+    tracing::info!(target: "berth", signal = name, "stopping: requests at hand have {} s; a second signal stops at once", patience.as_secs());
+    let stopped = tokio::select! {
+        cut = shutdown.drain(host, patience) => match cut {
+            0 => Ok(()),
+            cut => Err(Stopped::Cut(cut, patience)),
+        },
+        _ = signals.next() => Err(Stopped::Twice),
+    };
+    if let Some(telemetry) = &host.telemetry {
+        // Nobody who asked twice waits for spans.
+        let at_once = matches!(stopped, Err(Stopped::Twice));
+        telemetry.stop(if at_once { Duration::ZERO } else { FLUSH }).await;
+    }
+    stopped
+}
