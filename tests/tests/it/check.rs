@@ -295,6 +295,20 @@ fn every_fault_of_a_component_has_a_line_and_a_value() {
 }
 
 #[test]
+fn component_that_cannot_be_listed_is_a_warning() {
+    let odd = handler(r#"(type $t (list u8)) (export "t" (type $t))"#);
+    let (code, out, _) = text(&run("", &["check", odd.path().to_str().unwrap()], &[]));
+    assert!(
+        code == 0 && out.starts_with("ok      built.wasm: wasi:http 0.2 handler"),
+        "{out}"
+    );
+    assert!(
+        out.contains("\n        warning its imports and exports can't be listed: component export `t` was not a function or instance\n"),
+        "{out}"
+    );
+}
+
+#[test]
 fn misspelt_variable_is_a_fault_of_every_command() {
     let built = components::handler("");
     let manifest = Manifest::new().handler_file("x", &built.path(), "");

@@ -324,6 +324,34 @@ fn unknown_interface_and_version_name_what_there_is() {
 }
 
 #[test]
+fn function_outside_any_interface_is_told() {
+    unfit(
+        &handler(r#"(import "f" (func))"#),
+        "",
+        "mismatch",
+        "it imports \"f\" outside any interface, which no host gives; import it from an interface of this host's wit/",
+    );
+}
+
+/// WIT has no words for a type that is exported by itself; wasmtime doesn't mind it.
+#[test]
+fn component_that_is_no_wit_is_told_by_its_names() {
+    let odd = format!(
+        r#"{} (type $t (list u8)) (export "t" (type $t))"#,
+        log("0.1.0", WRITE)
+    );
+    unfit(
+        &handler(&odd),
+        "",
+        "not-granted",
+        "it imports \"berth:host/log@0.1.0\", which is not granted; add `log = true` to the plugin's `grants`",
+    );
+    let odd = handler(&odd);
+    let berth = Manifest::new().handler_file("odd", &odd.path(), LOG).start();
+    assert_eq!(berth.get("/health").json()["status"], "healthy");
+}
+
+#[test]
 fn all_faults_of_a_component_are_told_at_once() {
     let imports = format!(
         "{}\n{}",

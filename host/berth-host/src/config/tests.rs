@@ -503,6 +503,10 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec!["berth.toml:4:10: admin.listen: \"0.0.0.0:7000\" and `http.listen`, \"127.0.0.1:7000\", are the same address; choose another port, or \"off\""],
         ),
         (
+            "[http]\nlisten = \"127.0.0.1:8081\"\n[admin]\nlisten = \"8081\"\n".into(),
+            vec!["berth.toml:4:10: admin.listen: \"8081\" is not an address with a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\", nor \"off\""],
+        ),
+        (
             "[http]\nlisten = \"[::]:8081\"\n".into(),
             vec!["berth.toml:2:10: admin.listen: \"127.0.0.1:8081\" and `http.listen`, \"[::]:8081\", are the same address; choose another port, or \"off\""],
         ),

@@ -107,12 +107,12 @@ impl fmt::Display for Fault {
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
-    /// Those, or `otherwise` if they are none.
-    pub(crate) fn new(faults: Vec<Fault>, otherwise: impl FnOnce() -> Fault) -> Self {
-        Self(if faults.is_empty() {
-            vec![otherwise()]
+    /// Those that were explained, or `otherwise` if none were, of which there is one at least.
+    pub(crate) fn new(explained: Vec<Fault>, otherwise: Vec<Fault>) -> Self {
+        Self(if explained.is_empty() {
+            otherwise
         } else {
-            faults
+            explained
         })
     }
 

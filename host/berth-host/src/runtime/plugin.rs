@@ -323,21 +323,23 @@ fn prepare(runtime: &Runtime, spec: &PluginSpec, compiled: &Compiled) -> Result<
         .imports(&runtime.engine)
         .map(|(name, _)| name.to_owned())
         .collect();
-    let unfit = |otherwise: Fault| {
-        let faults = contract::explain(&compiled.bytes, spec.policy, &spec.grants);
-        // What the decoder can't explain is told in wasmtime's words.
-        LoadFault::Unfit(Faults::new(faults.unwrap_or_default(), || otherwise))
+    let unfit = |otherwise: Vec<Fault>| {
+        // A component that the decoder has no words for is told by its names and in wasmtime's words.
+        let explained = contract::explain(&compiled.bytes, spec.policy, &spec.grants).unwrap_or_default();
+        LoadFault::Unfit(Faults::new(explained, otherwise))
     };
-    let kind = contract::classify(spec.policy, &exports).map_err(|fault| unfit(*fault))?;
-    if let Some(missing) = spec.grants.missing(imports.iter().map(String::as_str)).first() {
-        return Err(unfit(Fault::new(FaultKind::NotGranted, missing.to_string())));
+    let kind = contract::classify(spec.policy, &exports).map_err(|fault| unfit(vec![*fault]))?;
+    let missing = spec.grants.missing(imports.iter().map(String::as_str));
+    if !missing.is_empty() {
+        let faults = missing
+            .iter()
+            .map(|m| Fault::new(FaultKind::NotGranted, m.to_string()));
+        return Err(unfit(faults.collect()));
     }
     concurrent(spec, kind, &imports)?;
     linked(runtime, spec, kind, &compiled.component).map_err(|error| {
-        unfit(Fault::new(
-            FaultKind::Other,
-            format!("its imports or exports don't fit this host: {}", one_line(&error)),
-        ))
+        let text = format!("its imports or exports don't fit this host: {}", one_line(&error));
+        unfit(vec![Fault::new(FaultKind::Other, text)])
     })
 }
 
