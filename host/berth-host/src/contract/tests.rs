@@ -378,6 +378,22 @@ fn hostile_bytes_are_no_panic() {
     assert_eq!(shape(b"\0asm\x0d\0\x01\0\x01\xff\xff\xff\xff\x0f"), None);
 }
 
+proptest::proptest! {
+    /// A changed component is decoded, refused or found strange, and nothing else.
+    #[test]
+    fn changed_bytes_are_no_panic(changes in proptest::collection::vec((0usize..4096, 0u8..=255), 1..4)) {
+        let mut bytes = log("0.1.0", &[LEVEL, FIELD, WRITE]);
+        for (at, byte) in changes {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        let _ = shape(&bytes);
+        let _ = is_preview1(&bytes);
+        let _ = report(&bytes, None);
+        let _ = explain(&bytes, Some(Policy::Auth), &Grants::default());
+    }
+}
+
 #[test]
 fn shape_counts_modules_memories_and_names() {
     let named = "(core module $a (memory 2 9) (func $f))";
