@@ -25,3 +25,16 @@ check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Try random inputs for some minutes, after those that once failed; see host/berth-host/README.md
+fuzz minutes="5":
+    end=$(( $(date +%s) + {{ minutes }} * 60 )); while [ "$(date +%s)" -lt "$end" ]; do PROPTEST_CASES=20000 cargo xtask test fuzz || exit 1; done
+
+# A million requests on reused instances that leak: the host's memory must stay where it is
+soak calls="1000000":
+    BERTH_TEST_LEAK_CALLS={{ calls }} cargo xtask test resource_leak
+
+# Measure parts of the library; see host/berth-host/benches/README.md
+bench-parts *options:
+    cargo xtask guests
+    cargo bench --workspace --bench route --bench instantiate -- {{ options }}

@@ -107,20 +107,38 @@ impl Berth {
     pub fn start(manifest: &str, environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let log = File::create(folder.path().join("log.jsonl")).expect("the log can be written");
-        Self::start_in(folder, manifest, environment, log.into())
+        Self::start_in(command(), folder, manifest, environment, log.into())
+    }
+
+    /// The same after a shell command in the same process, as in `ulimit -n 100`.
+    pub fn start_limited(manifest: &str, environment: &[(&str, &str)], limit: &str) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let log = File::create(folder.path().join("log.jsonl")).expect("the log can be written");
+        let berth = command();
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")])
+            .arg(berth.get_program());
+        Self::start_in(shell, folder, manifest, environment, log.into())
     }
 
     /// The same with a log that nobody ever reads: a pipe that fills up.
     pub fn start_unread(manifest: &str) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
-        Self::start_in(folder, manifest, &[], Stdio::piped())
+        Self::start_in(command(), folder, manifest, &[], Stdio::piped())
     }
 
-    fn start_in(folder: TempDir, manifest: &str, environment: &[(&str, &str)], errors: Stdio) -> Self {
+    fn start_in(
+        mut program: Command,
+        folder: TempDir,
+        manifest: &str,
+        environment: &[(&str, &str)],
+        errors: Stdio,
+    ) -> Self {
         let config = folder.path().join("berth.toml");
         std::fs::write(&config, manifest).expect("the manifest can be written");
         let log = folder.path().join("log.jsonl");
-        let mut child = command()
+        let mut child = program
             .args(["serve", "--log-format", "json", "--config"])
             .arg(&config)
             .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")

@@ -16,7 +16,9 @@ pub mod berth;
 pub mod collector;
 pub mod components;
 pub mod http2;
+pub mod load;
 pub mod prometheus;
+pub mod upstream;
 pub mod wire;
 
 use std::path::{Path, PathBuf};

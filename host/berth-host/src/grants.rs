@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use self::folders::FolderGrant;
 use self::hosts::HttpGrant;
 
 pub mod addresses;
+pub mod folders;
 pub mod hosts;
 
 /// One interface of `berth:host`, granted on its own.
@@ -54,11 +56,14 @@ impl fmt::Display for Capability {
 pub struct Grants {
     capabilities: Vec<Capability>,
     http: HttpGrant,
+    folders: Vec<FolderGrant>,
 }
 
 impl Grants {
     /// The key of [`Grants::http`] in `grants = { … }`.
     pub const HTTP: &str = "http";
+    /// The key of [`Grants::folders`].
+    pub const FOLDERS: &str = "folders";
 
     /// These and no others.
     pub fn new(mut capabilities: Vec<Capability>) -> Self {
@@ -66,13 +71,18 @@ impl Grants {
         capabilities.dedup();
         Self {
             capabilities,
-            http: HttpGrant::default(),
+            ..Self::default()
         }
     }
 
     /// The same with hosts that may be called.
     pub fn with_http(self, http: HttpGrant) -> Self {
         Self { http, ..self }
+    }
+
+    /// The same with folders that may be seen.
+    pub fn with_folders(self, folders: Vec<FolderGrant>) -> Self {
+        Self { folders, ..self }
     }
 
     /// Whether one is granted.
@@ -90,6 +100,11 @@ impl Grants {
         &self.http
     }
 
+    /// The folders that may be seen, in the order of the guest's paths.
+    pub fn folders(&self) -> &[FolderGrant] {
+        &self.folders
+    }
+
     /// The manifest's line that would grant what is granted now, and one more host.
     pub fn line_with_host(&self, entry: &str) -> String {
         let mut parts: Vec<String> = self.iter().map(|c| format!("{c} = true")).collect();
@@ -101,6 +116,10 @@ impl Grants {
             .map(|host| format!("\"{host}\""))
             .collect();
         parts.push(format!("{} = [{}]", Self::HTTP, hosts.join(", ")));
+        if !self.folders.is_empty() {
+            let folders: Vec<String> = self.folders.iter().map(ToString::to_string).collect();
+            parts.push(format!("{} = {{ {} }}", Self::FOLDERS, folders.join(", ")));
+        }
         format!("grants = {{ {} }}", parts.join(", "))
     }
 
@@ -163,6 +182,12 @@ mod tests {
         assert_eq!(
             grants.line_with_host("b.example:81"),
             r#"grants = { log = true, http = ["a.example", "b.example:81"] }"#
+        );
+        let folder = |guest, path: &str, write| FolderGrant::new(guest, path, path.into(), write).unwrap();
+        let grants = grants.with_folders(vec![folder("/a", "data", false), folder("/b", "cache", true)]);
+        assert_eq!(
+            grants.line_with_host("b.example"),
+            r#"grants = { log = true, http = ["a.example", "b.example"], folders = { "/a" = "data", "/b" = { path = "cache", write = true } } }"#
         );
         assert_eq!(
             Grants::default().line_with_host("[::1]"),

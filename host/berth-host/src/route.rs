@@ -373,4 +373,6 @@ fn parse_pattern(pattern: &str) -> Result<Vec<Piece>, PatternError> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

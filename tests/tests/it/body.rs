@@ -18,7 +18,7 @@ fn large_body_comes_back_identical_from_both_generations() {
     let body: Vec<u8> = (0..8 * 1024 * 1024u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    for path in ["/echo/echo", "/echo-p3/echo"] {
+    for path in ["/echo/echo", "/echo-p3/echo", "/echo-p3/relay"] {
         let address = berth.address;
         // Sent while it is read: an echo that streams would otherwise fill both sockets.
         let answer = std::thread::scope(|scope| {
@@ -47,7 +47,7 @@ fn large_body_comes_back_identical_from_both_generations() {
 #[test]
 fn body_is_echoed_piece_by_piece_as_it_comes() {
     let berth = echo();
-    for path in ["/echo/echo", "/echo-p3/echo"] {
+    for path in ["/echo/echo", "/echo-p3/echo", "/echo-p3/relay"] {
         let mut connection = Connection::open(berth.address);
         connection.send(format!(
             "POST {path} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"

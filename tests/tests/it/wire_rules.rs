@@ -269,3 +269,35 @@ fn connections_beyond_the_limit_wait_and_are_served_later() {
     drop(first);
     assert_eq!(third.response("GET").unwrap().status, 200);
 }
+
+#[test]
+fn small_head_and_small_body_do_not_wait_for_an_acknowledgement() {
+    let berth = hello();
+    let mut connection = Connection::open(berth.address);
+    let mut times: Vec<Duration> = (0..50)
+        .map(|_| {
+            let started = Instant::now();
+            connection.send(head("GET", "/hello/x", &[], 0));
+            assert_eq!(connection.response("GET").unwrap().status, 200);
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    // Nagle's algorithm and a delayed acknowledgement would make every one of them 40 ms, by the kernel's constant.
+    assert!(times[25] < Duration::from_millis(20), "{times:?}");
+}
+
+#[test]
+fn first_requests_in_parallel_are_all_served() {
+    let berth = hello();
+    let answers = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..32)
+            .map(|_| scope.spawn(|| berth.get("/hello/x").status))
+            .collect();
+        asked
+            .into_iter()
+            .map(|one| one.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(answers, [200; 32]);
+}

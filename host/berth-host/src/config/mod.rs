@@ -20,6 +20,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::caps::settings::Settings;
 use crate::cors::{self, Cors, Origins};
+use crate::grants::folders::FolderGrant;
 use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
 use crate::listen::tls::TlsFiles;
@@ -402,17 +403,20 @@ fn reuse(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Reuse {
 fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
     let section = plugin.section("grants");
     let mut http = HttpGrant::default();
+    let mut granted_folders = Vec::new();
     let mut capabilities = Vec::new();
     for (key, at) in section.keys() {
         if key == Grants::HTTP {
             http = hosts(reader, &section, &key);
+        } else if key == Grants::FOLDERS {
+            granted_folders = folders(reader, &section.section(&key));
         } else if let Some(capability) = Capability::ALL.into_iter().find(|c| c.key() == key) {
             if section.scalar(&key, values::boolean) == Some(true) {
                 capabilities.push(capability);
             }
         } else {
             let mut known = Capability::ALL.map(Capability::key).to_vec();
-            known.push(Grants::HTTP);
+            known.extend([Grants::HTTP, Grants::FOLDERS]);
             let hint = nearest(&key, &known).map(|k| format!("did you mean \"{k}\"?"));
             let hint = hint.unwrap_or_else(|| format!("there is {}", values::list(&known)));
             reader.fault(
@@ -422,7 +426,9 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
             );
         }
     }
-    Grants::new(capabilities).with_http(http)
+    Grants::new(capabilities)
+        .with_http(http)
+        .with_folders(granted_folders)
 }
 
 fn hosts(reader: &Reader<'_>, grants: &Section<'_, '_>, key: &str) -> HttpGrant {
@@ -446,6 +452,36 @@ fn hosts(reader: &Reader<'_>, grants: &Section<'_, '_>, key: &str) -> HttpGrant 
         }
         entries => HttpGrant::new(entries.unwrap_or_default()),
     }
+}
+
+fn folders(reader: &Reader<'_>, section: &Section<'_, '_>) -> Vec<FolderGrant> {
+    let mut granted = Vec::new();
+    for (guest, at) in section.keys() {
+        let (path, write) = match section.value(&guest) {
+            Some(Value::Table) => {
+                let folder = section.section(&guest);
+                let path = folder.required("path", "the folder's path on this machine", values::path);
+                let write = folder.scalar("write", values::boolean);
+                folder.finish();
+                (path, write.unwrap_or(false))
+            }
+            Some(Value::Text(_)) => (section.scalar(&guest, values::path), false),
+            _ => {
+                reader.fault(
+                    section.at_of(&guest),
+                    &format!("{}.{guest}", section.path()),
+                    "must be the folder's path on this machine, or { path = \"…\", write = true }".to_owned(),
+                );
+                continue;
+            }
+        };
+        let path = path.unwrap_or_default();
+        match FolderGrant::new(&guest, &path, reader.resolve(&path), write) {
+            Ok(folder) => granted.push(folder),
+            Err(message) => reader.fault(Some(at), &format!("{}.{guest}", section.path()), message),
+        }
+    }
+    granted
 }
 
 fn settings(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Settings {
@@ -580,5 +616,7 @@ fn routes(
     specs
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -328,7 +328,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, sql = true }\n".into(),
             vec![
                 "berth.toml:3:12: plugins.a.grants.logs: there is no such grant; did you mean \"log\"?",
-                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\", \"log\" and \"http\"",
+                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\", \"log\", \"http\" and \"folders\"",
             ],
         ),
         (
@@ -368,6 +368,21 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
                 "berth.toml:7:1: plugins.a.grants.http: \"127.1\" is not an IPv4 address; write its four numbers, as in \"10.0.0.1\"",
                 "berth.toml:8:1: plugins.a.grants.http: \"0x7f000001\" is not an IPv4 address; write its four numbers, as in \"10.0.0.1\"",
                 "berth.toml:9:1: plugins.a.grants.http: \"b\u{fc}cher.example\" is not in ASCII; write the name's \"xn--\" form",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { folders = \"data\" }\n".into(),
+            vec!["berth.toml:3:22: plugins.a.grants.folders: must be a table, not a string"],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\n[plugins.a.grants.folders]\ndata = \"d\"\n\"/a/../b\" = \"d\"\n\"/c\" = true\n\"/e\" = \"\"\n\"/f\" = { write = true }\n\"/g\" = { path = \"g\", wirte = true }\n".into(),
+            vec![
+                "berth.toml:4:1: plugins.a.grants.folders.data: \"data\" is not a folder's path for the plugin; it begins with \"/\" and has no \".\", no \"..\" and no \"/\" at its end, as in \"/data\"",
+                "berth.toml:5:1: plugins.a.grants.folders./a/../b: \"/a/../b\" is not a folder's path for the plugin; it begins with \"/\" and has no \".\", no \"..\" and no \"/\" at its end, as in \"/data\"",
+                "berth.toml:6:8: plugins.a.grants.folders./c: must be the folder's path on this machine, or { path = \"…\", write = true }",
+                "berth.toml:7:8: plugins.a.grants.folders./e: must not be empty",
+                "berth.toml:8:8: plugins.a.grants.folders./f.path: is missing; add the folder's path on this machine",
+                "berth.toml:9:22: plugins.a.grants.folders./g.wirte: there is no such key; did you mean \"write\"?",
             ],
         ),
         (
@@ -567,4 +582,28 @@ grants = { log = true, http = ["api.example.com", "*.example.com", "api.internal
         ]
     );
     assert!(with_env(GOOD, &[]).unwrap().plugins[0].grants.http().is_empty());
+}
+
+#[test]
+fn folders_are_relative_to_the_manifest_and_read_only_unless_said() {
+    let text = r#"
+[plugins.a]
+component = "a.wasm"
+grants = { folders = { "/data" = "data", "/cache" = { path = "/var/cache/a", write = true }, "/plain" = { path = "plain" } } }
+"#;
+    let spec = parse(Path::new("/etc/berth/berth.toml"), text, &Environment::empty()).unwrap();
+    let folders: Vec<(&str, &str, bool)> = spec.plugins[0]
+        .grants
+        .folders()
+        .iter()
+        .map(|f| (f.guest(), f.host().to_str().unwrap(), f.may_write()))
+        .collect();
+    assert_eq!(
+        folders,
+        [
+            ("/cache", "/var/cache/a", true),
+            ("/data", "/etc/berth/data", false),
+            ("/plain", "/etc/berth/plain", false)
+        ]
+    );
 }

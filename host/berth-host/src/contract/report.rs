@@ -12,7 +12,9 @@ use super::shape::{Shape, shape};
 use crate::grants::{Capability, Grants};
 
 /// With which a component calls other hosts, in WASI 0.2 and 0.3.
-const OUTGOING: [&str; 2] = ["wasi:http/outgoing-handler", "wasi:http/client"];
+const OUTGOING: &[&str] = &["wasi:http/outgoing-handler", "wasi:http/client"];
+/// With which it finds its folders, in WASI 0.2 and 0.3.
+const FOLDERS: &[&str] = &["wasi:filesystem/preopens"];
 
 /// One import and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -151,14 +153,19 @@ fn describe(report: &mut Report, component: &Component, grants: Option<&Grants>)
     report
         .warnings
         .extend(unused.map(|capability| unused_grant(capability.key(), &format!("berth:host/{capability}"))));
-    let calls_out = component.imports.iter().any(|item| {
-        let path = InterfaceName::parse(&item.name).path;
-        OUTGOING.contains(&path.as_str())
-    });
-    if !grants.http().is_empty() && !calls_out {
-        report
-            .warnings
-            .push(unused_grant(Grants::HTTP, &OUTGOING.join(" or ")));
+    let imports = |paths: &[&str]| {
+        component.imports.iter().any(|item| {
+            let path = InterfaceName::parse(&item.name).path;
+            paths.contains(&path.as_str())
+        })
+    };
+    for (key, granted, paths) in [
+        (Grants::HTTP, !grants.http().is_empty(), OUTGOING),
+        (Grants::FOLDERS, !grants.folders().is_empty(), FOLDERS),
+    ] {
+        if granted && !imports(paths) {
+            report.warnings.push(unused_grant(key, &paths.join(" or ")));
+        }
     }
 }
 

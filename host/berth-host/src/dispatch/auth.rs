@@ -175,7 +175,12 @@ pub async fn call(
     let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     record.runs(&meter);
     let bill = Bill::open(record, &version, &meter);
-    let origin = Arc::new(Origin::new(plugin, version, record));
+    let origin = Arc::new(Origin::new(
+        plugin,
+        version,
+        record.id().clone(),
+        record.is_secure(),
+    ));
     let answered = perform(host, &origin, &meter, bill, admission, async |instance| {
         invoke(instance, &origin.version, op, info, caller, input).await
     });
@@ -199,7 +204,12 @@ pub async fn authenticate(
     claims: Claims,
 ) -> Result<Principal, Error> {
     let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
-    let origin = Arc::new(Origin::new(Arc::clone(plugin), Arc::clone(version), record));
+    let origin = Arc::new(Origin::new(
+        Arc::clone(plugin),
+        Arc::clone(version),
+        record.id().clone(),
+        record.is_secure(),
+    ));
     let bill = Bill::open(record, version, &meter);
     let answered = perform(host, &origin, &meter, bill, admission, async |instance| {
         let (store, policy) = ready(instance, version).await?;

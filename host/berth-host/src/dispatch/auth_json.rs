@@ -3,6 +3,8 @@
 //! Unknown members are ignored. A member that is missing or of the wrong type is named by its JSON pointer, all of
 //! them at once.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -105,10 +107,16 @@ fn decode<'a, T: Deserialize<'a>>(
     required: &[&str],
     optional: &[&str],
 ) -> Result<T, Vec<FieldError>> {
-    serde_json::from_slice(body).map_err(|error| faults(body, &error, required, optional))
+    // serde would also take an array of the members' values.
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    match serde_json::from_slice(body) {
+        Ok(decoded) if is_object => Ok(decoded),
+        Ok(_) => Err(faults(body, &"it is not a JSON object", required, optional)),
+        Err(error) => Err(faults(body, &error, required, optional)),
+    }
 }
 
-fn faults(body: &[u8], error: &serde_json::Error, required: &[&str], optional: &[&str]) -> Vec<FieldError> {
+fn faults(body: &[u8], error: &dyn fmt::Display, required: &[&str], optional: &[&str]) -> Vec<FieldError> {
     let at = |pointer: &str, detail: String| FieldError {
         pointer: pointer.to_owned(),
         detail,
@@ -280,6 +288,9 @@ impl<'a> From<&'a SessionInfo> for SessionInfoJson<'a> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -320,6 +331,11 @@ mod tests {
         );
         assert_eq!(
             refused(AuthOp::Login, b"[]"),
+            one("", "it must be a JSON object, not an array")
+        );
+        // The members' values in their order are not the members.
+        assert_eq!(
+            refused(AuthOp::Login, br#" ["a@b.c", "secret"]"#),
             one("", "it must be a JSON object, not an array")
         );
         assert_eq!(refused(AuthOp::Login, b"\"\xff\""), one("", "it is not UTF-8"));

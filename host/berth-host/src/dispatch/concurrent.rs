@@ -78,7 +78,12 @@ pub async fn call(
     let wall = plugin.limits.wall;
     let patience = host.limits.idle_time;
     let is_head = request.method() == http::Method::HEAD;
-    let origin = Arc::new(Origin::new(Arc::clone(&plugin), Arc::clone(&version), record));
+    let origin = Arc::new(Origin::new(
+        Arc::clone(&plugin),
+        Arc::clone(&version),
+        record.id().clone(),
+        record.is_secure(),
+    ));
     let span = record.guest_span();
     let since = Instant::now();
     let stream = Arc::new(Stream::default());

@@ -61,7 +61,12 @@ pub async fn call(
     } = call;
     let limits = plugin.limits;
     let is_head = request.method() == http::Method::HEAD;
-    let origin = Arc::new(Origin::new(plugin, Arc::clone(&version), record));
+    let origin = Arc::new(Origin::new(
+        plugin,
+        Arc::clone(&version),
+        record.id().clone(),
+        record.is_secure(),
+    ));
     let meter = Arc::new(Meter::new(limits.cpu, Arc::clone(&host.runtime.turns)));
     record.runs(&meter);
     let bill = Bill::open(record, &version, &meter);

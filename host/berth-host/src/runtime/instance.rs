@@ -25,12 +25,13 @@ use crate::body::Stream;
 use crate::caps::outgoing::Outgoing;
 use crate::caps::stdio::GuestOutput;
 use crate::dispatch::auth::bindings::AuthPolicy;
-use crate::serve::Record;
 
 /// Host resources (bodies, streams, pollables …) that one store may hold at once. wasmtime's default is a million.
 const MAX_RESOURCES: usize = 4_096;
 /// The same for what the component model's own streams, futures and tasks need; a future takes a few entries.
 const MAX_CONCURRENT: usize = 4 * MAX_RESOURCES;
+/// The same of a plugin that may open files: each may be a file descriptor, and the process has only so many.
+const MAX_RESOURCES_WITH_FILES: usize = 128;
 /// Bytes that one host call may lift out of the guest. wasmtime's default is 128 MiB.
 const MAX_LIFTED: usize = 4 * 1024 * 1024;
 /// Bytes of one header map in memory.
@@ -79,12 +80,12 @@ impl Origin {
     }
 
     /// A request's origin, with all its log lines still to write.
-    pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, record: &Record) -> Self {
+    pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, request_id: HeaderValue, secure: bool) -> Self {
         Self {
             plugin,
             version,
-            request_id: record.id().clone(),
-            secure: record.is_secure(),
+            request_id,
+            secure,
             lines: AtomicU32::new(0),
             ended: AtomicBool::new(false),
         }
@@ -345,7 +346,7 @@ impl Instance {
 }
 
 /// A fresh store. WASI is there because every toolchain imports it, and empty: no arguments, no environment, no
-/// folders, no sockets; standard output goes to the log.
+/// sockets, no folders but those granted; standard output goes to the log.
 fn store(
     runtime: &Runtime,
     origin: Arc<Origin>,
@@ -360,14 +361,19 @@ fn store(
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
+    let mut wasi = wasi.build();
     let mut table = ResourceTable::new();
     table.set_max_capacity(MAX_RESOURCES);
+    if let Some(folders) = &origin.version.folders {
+        wasi.filesystem().clone_from(folders);
+        table.set_max_capacity(MAX_RESOURCES_WITH_FILES);
+    }
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(MAX_FIELDS);
     let memory_limit = origin.plugin.limits.memory;
     let ctx = Ctx {
         table,
-        wasi: wasi.build(),
+        wasi,
         http,
         outgoing: Outgoing::new(Arc::clone(&origin)),
         limiter: Limiter::new(Arc::clone(meter), Arc::clone(&runtime.budget), memory_limit),

@@ -110,7 +110,7 @@ impl Meter {
         }
     }
 
-    pub(super) fn turns(&self) -> &Turns {
+    pub(super) fn turns(&self) -> &Arc<Turns> {
         &self.turns
     }
 

@@ -60,6 +60,9 @@ pub enum LoadFault {
     /// It can't serve several requests at once.
     #[error("{0}")]
     NotConcurrent(String),
+    /// Granted folders that can't be opened.
+    #[error("{}", .0.join("; "))]
+    Folders(Vec<String>),
 }
 
 impl LoadFault {
@@ -75,6 +78,7 @@ impl LoadFault {
             Self::Oversized(_) => "oversized",
             Self::Unfit(faults) => faults.code(),
             Self::NotConcurrent(_) => "not-concurrent",
+            Self::Folders(_) => "folders",
         }
     }
 

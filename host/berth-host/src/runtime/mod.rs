@@ -13,6 +13,7 @@
 
 pub mod concurrent;
 pub mod engine;
+mod folders;
 pub mod instance;
 pub mod limits;
 pub mod link;

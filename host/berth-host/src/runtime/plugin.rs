@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use tracing::level_filters::LevelFilter;
 use wasmtime::component::{Component, InstancePre};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi_http::handler::ProxyPre;
 
 use super::concurrent::Workers;
 use super::engine::Runtime;
 use super::instance::Ctx;
-use super::link;
 pub use super::load_fault::LoadFault;
 use super::load_fault::{memory_limit, one_line};
 use super::reuse::{Reuse, Shelf};
+use super::{folders, link};
 use crate::admit::Slots;
 use crate::caps::outgoing::Client;
 use crate::caps::settings::Settings;
@@ -131,6 +132,8 @@ pub struct Version {
     pub pre: Pre,
     /// How long compiling and linking took.
     pub took: Duration,
+    /// The folders that it may see, open; nothing unless some are granted.
+    pub folders: Option<WasiFilesystemCtx>,
     /// Its instances that wait for their next request.
     pub shelf: Shelf,
     /// Its instances that serve several requests at once.
@@ -268,9 +271,11 @@ fn finish(
     started: Instant,
 ) -> Result<Version, LoadFault> {
     let pre = prepare(runtime, spec, compiled)?;
+    let folders = folders::open(spec.grants.folders())?;
     Ok(Version {
         digest: compiled.digest.clone(),
         pre,
+        folders,
         took: started.elapsed(),
         shelf: Shelf::default(),
         workers: Workers::default(),

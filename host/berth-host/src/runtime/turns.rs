@@ -5,18 +5,20 @@
 //! on the host is *crowded*:
 //!
 //! - Hogs, which have used more than their free time, share as many permits as there are workers but one.
-//! - Everybody else shares one permit, for the length of a poll. A short call doesn't notice. Whoever is caught gives
-//!   it back only after [`REST`], in which the last worker is free: without it, two hundred guests that begin to spin
+//! - Everybody else shares one turn, for the length of a poll. A short call doesn't notice. Whoever is caught gives it
+//!   back only after a millisecond, in which the last worker is free: without it, two hundred guests that begin to spin
 //!   at once would each take their first ticks before a waiting `/health` is read from its socket.
+//! - Of those who wait, one that was never caught goes first, and of these the latest: in a crowd most of the others are
+//!   about to be caught, and a short call would wait for all of them.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::limits::Meter;
 
@@ -27,14 +29,33 @@ const REST: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Turns {
     hogs: Arc<Semaphore>,
-    others: Arc<Semaphore>,
+    line: Mutex<Line>,
     /// Guests that were caught and want to go on.
     caught: AtomicUsize,
     /// So many of them make a crowd; also the permits of the hogs.
     crowd: usize,
 }
 
-type Turn = Result<OwnedSemaphorePermit, AcquireError>;
+/// Who has the turn of all that are no hogs, and who waits for it.
+#[derive(Debug, Default)]
+struct Line {
+    taken: bool,
+    /// Never caught so far.
+    new: Vec<oneshot::Sender<Turn>>,
+    others: Vec<oneshot::Sender<Turn>>,
+}
+
+/// The turn; passed on when it is dropped. Nothing in it once it was.
+#[derive(Debug)]
+struct Turn(Option<Arc<Turns>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(turns) = self.0.take() {
+            turns.pass_on();
+        }
+    }
+}
 
 impl Turns {
     /// For so many worker threads.
@@ -42,7 +63,7 @@ impl Turns {
         let crowd = workers.saturating_sub(1).max(1);
         Self {
             hogs: Arc::new(Semaphore::new(crowd)),
-            others: Arc::new(Semaphore::new(1)),
+            line: Mutex::default(),
             caught: AtomicUsize::new(0),
             crowd,
         }
@@ -56,6 +77,40 @@ impl Turns {
     fn is_crowded(&self) -> bool {
         self.caught.load(Ordering::Relaxed) >= self.crowd
     }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        // Nothing in here panics half-way.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn, or a place in the line.
+    fn take(self: &Arc<Self>, is_new: bool) -> Result<Turn, oneshot::Receiver<Turn>> {
+        let mut line = self.line();
+        if !line.taken {
+            line.taken = true;
+            return Ok(Turn(Some(Arc::clone(self))));
+        }
+        let waiting = if is_new { &mut line.new } else { &mut line.others };
+        if waiting.len() == waiting.capacity() {
+            // Whoever has left is usually found when it is called; in a crowd that doesn't end, the first are not.
+            waiting.retain(|place| !place.is_closed());
+        }
+        let (place, called) = oneshot::channel();
+        waiting.push(place);
+        Err(called)
+    }
+
+    fn pass_on(self: Arc<Self>) {
+        let mut line = self.line();
+        while let Some(place) = line.new.pop().or_else(|| line.others.pop()) {
+            match place.send(Turn(Some(Arc::clone(&self)))) {
+                Ok(()) => return,
+                // Left. This turn isn't one, or dropping it would come back here, with the line held.
+                Err(mut turn) => turn.0 = None,
+            }
+        }
+        line.taken = false;
+    }
 }
 
 /// Run a guest's `future`: each of its polls in its turn, and its time counted on `meter`.
@@ -65,6 +120,7 @@ pub async fn metered<F: Future>(meter: &Meter, future: F) -> F::Output {
         future: pin!(future),
         waiting: None,
         caught: false,
+        was_caught: false,
     }
     .await
 }
@@ -73,32 +129,35 @@ struct Metered<'a, F> {
     meter: &'a Meter,
     future: Pin<&'a mut F>,
     /// For a turn.
-    waiting: Option<Pin<Box<dyn Future<Output = Turn> + Send>>>,
-    /// Counted among those that were caught.
+    waiting: Option<oneshot::Receiver<Turn>>,
+    /// Counted among those that were caught and want to go on.
     caught: bool,
+    /// At any time.
+    was_caught: bool,
 }
 
 impl<F: Future> Metered<'_, F> {
-    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<OwnedSemaphorePermit>> {
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Turn>> {
         let turns = self.meter.turns();
         // A hog that gave its thread back queues inside the guest's own future, which must be polled for that.
         if self.meter.is_queued() || !turns.is_crowded() {
             self.waiting = None;
             return Poll::Ready(None);
         }
-        if self.waiting.is_none() {
-            let others = Arc::clone(&turns.others);
-            match Arc::clone(&others).try_acquire_owned() {
-                Ok(permit) => return Poll::Ready(Some(permit)),
-                Err(_) => self.waiting = Some(Box::pin(others.acquire_owned())),
+        let mut waiting = match self.waiting.take() {
+            Some(waiting) => waiting,
+            None => match turns.take(!self.was_caught) {
+                Ok(turn) => return Poll::Ready(Some(turn)),
+                Err(waiting) => waiting,
+            },
+        };
+        match Pin::new(&mut waiting).poll(cx) {
+            Poll::Ready(turn) => Poll::Ready(turn.ok()),
+            Poll::Pending => {
+                self.waiting = Some(waiting);
+                Poll::Pending
             }
         }
-        let turn = match &mut self.waiting {
-            Some(waiting) => ready!(waiting.as_mut().poll(cx)),
-            None => return Poll::Ready(None),
-        };
-        self.waiting = None;
-        Poll::Ready(turn.ok())
     }
 
     fn count(&mut self, caught: bool) {
@@ -132,6 +191,7 @@ impl<F: Future> Future for Metered<'_, F> {
         let polled = this.future.as_mut().poll(cx);
         drop(leave);
         let now = this.meter.take_caught();
+        this.was_caught |= now;
         this.count(polled.is_pending() && (now || this.meter.is_queued()));
         if let (Some(turn), true) = (turn, now) {
             tokio::spawn(async move {
@@ -196,7 +256,7 @@ mod tests {
         assert_eq!(turns.caught.load(Ordering::Relaxed), 1);
         drop(parked);
         assert_eq!(turns.caught.load(Ordering::Relaxed), 0);
-        assert_eq!(turns.others.available_permits(), 1);
+        assert!(!turns.line().taken);
     }
 
     #[tokio::test]
@@ -214,8 +274,8 @@ mod tests {
             }),
         ));
         assert!(futures::poll!(first.as_mut()).is_pending());
-        assert_eq!(turns.others.available_permits(), 1);
-        let held = Arc::clone(&turns.others).try_acquire_owned().unwrap();
+        assert!(!turns.line().taken);
+        let held = turns.take(true).unwrap();
         let mut second = Box::pin(metered(&two, async { 7 }));
         assert!(
             futures::poll!(second.as_mut()).is_pending(),
@@ -234,8 +294,41 @@ mod tests {
         let mut guest = Box::pin(spinning(Arc::clone(&meter), 1));
         let started = Instant::now();
         assert!(futures::poll!(guest.as_mut()).is_pending());
-        assert_eq!(turns.others.available_permits(), 0, "the last worker rests");
-        let _turn = Arc::clone(&turns.others).acquire_owned().await.unwrap();
+        let next = turns.take(true).expect_err("the last worker rests");
+        let _turn = next.await.unwrap();
         assert!(started.elapsed() >= REST);
+    }
+
+    #[tokio::test]
+    async fn the_latest_that_was_never_caught_goes_first() {
+        let turns = Arc::new(Turns::new(2));
+        let held = turns.take(true).unwrap();
+        let mut line: Vec<_> = [
+            ("old", false),
+            ("first", true),
+            ("left", true),
+            ("last", true),
+            ("caught", false),
+        ]
+        .into_iter()
+        .map(|(name, is_new)| (name, turns.take(is_new).unwrap_err()))
+        .collect();
+        line.remove(2);
+        drop(held);
+        let mut order = Vec::new();
+        while !line.is_empty() {
+            let called = line.iter_mut().position(|(_, place)| {
+                place.try_recv().is_ok_and(|turn| {
+                    // Passed on only after this round.
+                    std::mem::forget(turn);
+                    true
+                })
+            });
+            let (name, _) = line.remove(called.expect("somebody is called"));
+            order.push(name);
+            Arc::clone(&turns).pass_on();
+        }
+        assert_eq!(order, ["last", "first", "caught", "old"]);
+        assert!(!turns.line().taken);
     }
 }

@@ -156,3 +156,57 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{AlertDescription, CertificateError};
+
+    use super::*;
+
+    #[test]
+    fn every_fault_of_a_connection_has_its_code() {
+        let tcp = |kind| ConnectFault::Tcp(io::Error::from(kind));
+        let tls = |error| ConnectFault::Tls(io::Error::other(error));
+        let table = [
+            (
+                ConnectFault::Refused([127, 0, 0, 1].into()),
+                "HTTP request denied",
+            ),
+            (
+                ConnectFault::Dns(io::Error::other("no")),
+                "DNS error: rcode address not available",
+            ),
+            (ConnectFault::NoAddress, "DNS error: rcode address not available"),
+            (ConnectFault::DnsTimeout, "DNS lookup timed out"),
+            (tcp(ErrorKind::ConnectionRefused), "connection refused"),
+            (tcp(ErrorKind::TimedOut), "connection timeout"),
+            (
+                tcp(ErrorKind::NetworkUnreachable),
+                "destination IP address is unroutable",
+            ),
+            (tcp(ErrorKind::ConnectionReset), "connection terminated"),
+            (tcp(ErrorKind::AddrInUse), "destination unavailable"),
+            (ConnectFault::Timeout, "connection timeout"),
+            (ConnectFault::Limit, "connection limit reached"),
+            (
+                tls(rustls::Error::InvalidCertificate(CertificateError::Expired)),
+                "TLS certificate error",
+            ),
+            (
+                tls(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)),
+                "TLS alert received: alert id 40: HandshakeFailure",
+            ),
+            (tls(rustls::Error::DecryptError), "TLS protocol error"),
+            (
+                ConnectFault::Tls(io::Error::from(ErrorKind::UnexpectedEof)),
+                "TLS protocol error",
+            ),
+            (ConnectFault::NoRoots(String::new()), "configuration error"),
+            (ConnectFault::NoHost, "invalid HTTP request URI"),
+            (ConnectFault::Stopped, "connection terminated"),
+        ];
+        for (fault, code) in table {
+            assert_eq!(fault.code().to_string(), code, "{fault:?}");
+        }
+    }
+}
