@@ -14,6 +14,7 @@
 
 pub mod berth;
 pub mod collector;
+pub mod components;
 pub mod http2;
 pub mod load;
 pub mod prometheus;

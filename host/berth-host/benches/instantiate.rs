@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_host::admit::Admission;
-use berth_host::config;
+use berth_host::config::{self, Environment};
 use berth_host::dispatch::auth::bindings::berth::policy::types::RequestInfo;
 use berth_host::runtime::instance::{Exports, Instance, Origin};
 use berth_host::runtime::limits::Meter;
@@ -67,7 +67,7 @@ fn host(reuse: &str) -> Arc<Host> {
             .unwrap();
         }
     }
-    let spec = config::parse(Path::new("berth.toml"), &manifest, &|_| None).unwrap();
+    let spec = config::parse(Path::new("berth.toml"), &manifest, &Environment::empty()).unwrap();
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     Arc::new(Host::build(&spec, None, workers, |_| {}).unwrap())
 }

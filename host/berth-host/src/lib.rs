@@ -4,6 +4,7 @@ pub mod admit;
 pub mod body;
 pub mod caps;
 pub mod config;
+pub mod contract;
 pub mod cors;
 pub mod dispatch;
 pub mod error;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use berth_host::runtime::plugin::Policy;
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// A WebAssembly-plugin host.
@@ -19,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   berth up                         serve ./berth.toml while you develop
   berth check                      find every fault of ./berth.toml and its components
+  berth check greeter.wasm         say what a component is, imports and needs
   berth serve --config /etc/berth/berth.toml
   berth routes --json              what is served where
 
@@ -40,7 +43,9 @@ pub(crate) enum Command {
     /// Serve a manifest in production: like `up`, with a log for machines unless a terminal reads it.
     Serve(ServeArgs),
     /// Find every fault of a manifest and of the components that it names. Starts nothing.
-    Check(ReadArgs),
+    ///
+    /// With a component instead of a manifest: what it is, what it imports, and what it needs.
+    Check(CheckArgs),
     /// Print the routes of a manifest.
     Routes(ReadArgs),
 }
@@ -53,6 +58,26 @@ pub(crate) struct ServeArgs {
     /// How the log is written to standard error; `up` defaults to text, `serve` to auto.
     #[arg(long, value_enum)]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// A component to check by itself, without a manifest.
+    #[arg(value_name = "COMPONENT", conflicts_with = "config")]
+    pub(crate) component: Option<PathBuf>,
+    /// Which policy the component is meant to be; without, it is what it exports.
+    #[arg(long, value_name = "NAME", requires = "component", value_parser = policies())]
+    pub(crate) policy: Option<String>,
+    /// The manifest.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml")]
+    pub(crate) config: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn policies() -> PossibleValuesParser {
+    PossibleValuesParser::new(Policy::ALL.map(Policy::key))
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,14 +4,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use berth_host::config::{self, ManifestFault};
+use berth_host::config::{self, Environment, ManifestFault};
 use berth_host::files::Files;
 use berth_host::runtime::engine::Runtime;
-use berth_host::runtime::plugin::{LoadFault, Version, load};
+use berth_host::runtime::plugin::inspect;
 use berth_host::state::{HostSpec, route_table};
 use serde_json::json;
 
-use crate::args::ReadArgs;
+use crate::args::{CheckArgs, ReadArgs};
+use crate::inspected::Inspected;
 use crate::{EXIT_FAILED, EXIT_FAULTY};
 
 /// Print the faults of a manifest, and give the exit code for them.
@@ -23,89 +24,112 @@ pub(crate) fn refuse(file: &Path, faults: &[ManifestFault]) -> ExitCode {
     ExitCode::from(EXIT_FAULTY)
 }
 
-pub(crate) fn check(args: &ReadArgs) -> ExitCode {
-    let spec = match read(args) {
-        Ok(spec) => spec,
-        Err(faults) if args.json => {
-            return print(
+pub(crate) fn check(args: &CheckArgs) -> ExitCode {
+    match &args.component {
+        // A manifest in the component's place is what somebody tries who forgets `--config`.
+        Some(file) if file.extension().is_some_and(|e| e == "toml") => manifest(file, args.json),
+        Some(file) => component(file, args),
+        None => manifest(&args.config, args.json),
+    }
+}
+
+/// Everything about a manifest and its components.
+fn manifest(file: &Path, json: bool) -> ExitCode {
+    let refuse = |faults: &[ManifestFault]| {
+        if json {
+            print(
                 &json!({ "ok": false, "manifest": faults, "plugins": [] }),
                 EXIT_FAULTY,
-            );
+            )
+        } else {
+            refuse(file, faults)
         }
-        Err(faults) => return refuse(&args.config, &faults),
+    };
+    let spec = match read(file) {
+        Ok(spec) => spec,
+        Err(faults) => return refuse(&faults),
     };
     if let Err(error) = Files::load(&spec) {
-        let fault = ManifestFault {
-            file: args.config.clone(),
+        return refuse(&[ManifestFault {
+            file: file.to_owned(),
             line: None,
             column: None,
             key: error.key().to_owned(),
             message: error.to_string(),
-        };
-        if args.json {
-            return print(
-                &json!({ "ok": false, "manifest": [fault], "plugins": [] }),
-                EXIT_FAULTY,
-            );
-        }
-        return refuse(&args.config, &[fault]);
+        }]);
     }
-    let runtime = match Runtime::new(spec.runtime_settings(1)) {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("berth: the Wasm engine can't start: {error:#}");
-            return ExitCode::from(EXIT_FAILED);
-        }
+    let plugins = match inspect_all(&spec, false) {
+        Ok(plugins) => plugins,
+        Err(code) => return code,
     };
-    let checked: Vec<(&str, Result<Version, LoadFault>)> = spec
+    let (plugin_count, routes) = (
+        count(spec.plugins.len(), "plugin"),
+        count(route_table(&spec).len(), "route"),
+    );
+    conclude(
+        &plugins,
+        json,
+        &format!("{}: {plugin_count}, {routes}, ", file.display()),
+    )
+}
+
+/// Everything about one component without a manifest: it gets what it imports, and is what it exports.
+fn component(file: &Path, args: &CheckArgs) -> ExitCode {
+    let policy = args.policy.as_deref().map(|p| format!("policy = \"{p}\"\n"));
+    let text = format!(
+        "[plugins.component]\ncomponent = \"-\"\n{}",
+        policy.unwrap_or_default()
+    );
+    let mut spec = match config::parse(file, &text, &Environment::of_process()) {
+        Ok(spec) => spec,
+        Err(faults) => return refuse(file, &faults),
+    };
+    for plugin in &mut spec.plugins {
+        plugin.component = file.to_owned();
+        plugin.name = file
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    }
+    match inspect_all(&spec, true) {
+        Ok(plugins) => conclude(&plugins, args.json, &format!("{}: ", file.display())),
+        Err(code) => code,
+    }
+}
+
+fn inspect_all(spec: &HostSpec, bare: bool) -> Result<Vec<Inspected>, ExitCode> {
+    let runtime = Runtime::new(spec.runtime_settings(1)).map_err(|error| {
+        eprintln!("berth: the Wasm engine can't start: {error:#}");
+        ExitCode::from(EXIT_FAILED)
+    })?;
+    let inspected = spec
         .plugins
         .iter()
-        .map(|plugin| (plugin.name.as_str(), load(&runtime, plugin)))
-        .collect();
-    let faulty = checked.iter().filter(|(_, result)| result.is_err()).count();
+        .map(|plugin| Inspected::new(&plugin.name, inspect(&runtime, plugin, bare), bare));
+    Ok(inspected.collect())
+}
+
+/// Print what was found; `summary` is how the last line begins.
+fn conclude(plugins: &[Inspected], json: bool, summary: &str) -> ExitCode {
+    let faulty = plugins.iter().filter(|p| !p.ok).count();
     let code = if faulty == 0 { 0 } else { EXIT_FAULTY };
-    if args.json {
-        let plugins: Vec<_> = checked
-            .iter()
-            .map(|(name, result)| match result {
-                Ok(version) => {
-                    json!({ "name": name, "ok": true, "kind": version.pre.kind(), "version": version.digest })
-                }
-                Err(fault) => {
-                    json!({ "name": name, "ok": false, "code": fault.code(), "message": fault.to_string() })
-                }
-            })
-            .collect();
+    if json {
         return print(
             &json!({ "ok": faulty == 0, "manifest": [], "plugins": plugins }),
             code,
         );
     }
-    let mut out = String::new();
-    for (name, result) in &checked {
-        out.push_str(&match result {
-            Ok(version) => format!(
-                "ok      {name}: {}, version {}\n",
-                version.pre.kind(),
-                version.digest
-            ),
-            Err(fault) => format!("faulty  {name}: {fault}\n"),
-        });
+    let mut out: String = plugins.iter().map(Inspected::text).collect();
+    let warnings: usize = plugins.iter().map(Inspected::warnings).sum();
+    out.push_str(summary);
+    if warnings > 0 {
+        out.push_str(&format!("{}, ", count(warnings, "warning")));
     }
-    let (plugins, routes) = (
-        count(spec.plugins.len(), "plugin"),
-        count(route_table(&spec).len(), "route"),
-    );
-    out.push_str(&format!(
-        "{}: {plugins}, {routes}, {}\n",
-        args.config.display(),
-        count(faulty, "fault")
-    ));
+    out.push_str(&format!("{}\n", count(faulty, "fault")));
     write(&out, code)
 }
 
 pub(crate) fn routes(args: &ReadArgs) -> ExitCode {
-    let spec = match read(args) {
+    let spec = match read(&args.config) {
         Ok(spec) => spec,
         Err(faults) => return refuse(&args.config, &faults),
     };
@@ -126,8 +150,8 @@ pub(crate) fn routes(args: &ReadArgs) -> ExitCode {
     write(&out, 0)
 }
 
-fn read(args: &ReadArgs) -> Result<HostSpec, Vec<ManifestFault>> {
-    config::load(&args.config, &|name| std::env::var(name).ok())
+fn read(file: &Path) -> Result<HostSpec, Vec<ManifestFault>> {
+    config::load(file, &Environment::of_process())
 }
 
 fn print(value: &serde_json::Value, code: u8) -> ExitCode {
@@ -146,7 +170,7 @@ pub(crate) fn write(text: &str, code: u8) -> ExitCode {
     }
 }
 
-fn count(n: usize, what: &str) -> String {
+pub(crate) fn count(n: usize, what: &str) -> String {
     if n == 1 {
         format!("1 {what}")
     } else {

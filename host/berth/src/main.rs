@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod inspected;
 mod log;
 mod stop;
 
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use berth_host::config;
+use berth_host::config::{self, Environment};
 use berth_host::files::Files;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
@@ -55,7 +56,7 @@ fn quiet_errors() {
 }
 
 fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
-    let mut spec = match config::load(&args.config, &|name| std::env::var(name).ok()) {
+    let mut spec = match config::load(&args.config, &Environment::of_process()) {
         Ok(spec) => spec,
         Err(faults) => return check::refuse(&args.config, &faults),
     };

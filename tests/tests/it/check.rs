@@ -3,7 +3,8 @@
 use std::process::Output;
 
 use berth_tests::berth::{Manifest, run};
-use berth_tests::root;
+use berth_tests::components::{self, WRITE, handler, log};
+use berth_tests::{guest, root};
 
 fn text(output: &Output) -> (i32, String, String) {
     let utf8 = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -124,4 +125,208 @@ fn bundled_manifest_is_good() {
     let manifest = root().join("plugins/berth.toml");
     let (code, out, err) = text(&run("", &["check", "--config", manifest.to_str().unwrap()], &[]));
     assert_eq!(code, 0, "{out}{err}");
+}
+
+#[test]
+fn check_says_what_a_component_is_made_of() {
+    let manifest =
+        Manifest::new().handler_with("fixtures/log-handler", "grants = { log = true, settings = true }");
+    let (code, out, err) = text(&run(manifest.text(), &["check"], &[]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let lines: Vec<&str> = out.lines().map(str::trim).collect();
+    assert!(
+        lines[1].starts_with("file ")
+            && lines[1].contains("KiB, machine code ")
+            && lines[1].contains("core modules, memory from 1.1 MiB, WASI 0.2."),
+        "{out}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|l| l.ends_with("berth:host@0.1.0 (settings, log): granted")),
+        "{out}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|l| l.starts_with("imports wasi:") && l.ends_with(": WASI")),
+        "{out}"
+    );
+    // The guests have names.
+    assert!(
+        out.ends_with("berth.toml: 1 plugin, 2 routes, 0 faults\n"),
+        "{out}"
+    );
+}
+
+#[test]
+fn grant_that_nobody_uses_and_missing_names_are_warnings() {
+    let imports = format!("{} (core module (memory 1) (func))", log("0.1.0", WRITE));
+    let nameless = handler(&imports);
+    let manifest =
+        Manifest::new().handler_file("x", &nameless.path(), "grants = { log = true, settings = true }");
+    let (code, out, err) = text(&run(manifest.text(), &["check"], &[]));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(
+        out.contains("\n        warning 1 of its 2 core modules has no function names, so the backtrace of a trap has none; build with `strip = \"debuginfo\"`, not `strip = true`\n"),
+        "{out}"
+    );
+    assert!(
+        out.contains("\n        warning `grants` has `settings`, and the component doesn't import berth:host/settings; take it out\n"),
+        "{out}"
+    );
+    assert!(
+        out.ends_with("berth.toml: 1 plugin, 2 routes, 2 warnings, 0 faults\n"),
+        "{out}"
+    );
+    let (_, out, _) = text(&run(manifest.text(), &["check", "--json"], &[]));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let codes: Vec<_> = json["plugins"][0]["warnings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| w["code"].as_str())
+        .collect();
+    assert_eq!(
+        (json["ok"].as_bool(), codes),
+        (Some(true), vec![Some("no-names"), Some("unused-grant")])
+    );
+}
+
+#[test]
+fn component_by_itself_is_checked_without_a_manifest() {
+    let path = guest("fixtures/log-handler");
+    let path = path.to_str().unwrap();
+    let (code, out, err) = text(&run("", &["check", path], &[]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(
+        out.starts_with("ok      log-handler.wasm: wasi:http 0.2 handler, version "),
+        "{out}"
+    );
+    assert!(
+        out.contains("berth:host@0.1.0 (settings, log): needs a grant\n"),
+        "{out}"
+    );
+    assert!(
+        out.contains("\n        needs   grants = { settings = true, log = true }\n"),
+        "{out}"
+    );
+    assert!(out.ends_with(&format!("{path}: 0 faults\n")), "{out}");
+
+    let auth = guest("auth");
+    let auth = auth.to_str().unwrap();
+    for arguments in [&["check", auth] as &[&str], &["check", auth, "--policy", "auth"]] {
+        let (code, out, _) = text(&run("", arguments, &[]));
+        assert!(
+            code == 0 && out.starts_with("ok      auth.wasm: auth policy, version "),
+            "{out}"
+        );
+    }
+
+    let (code, out, _) = text(&run("", &["check", path, "--policy", "auth", "--json"], &[]));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let plugin = &json["plugins"][0];
+    assert_eq!(
+        (code, json["ok"].as_bool(), plugin["code"].as_str()),
+        (64, Some(false), Some("wrong-world"))
+    );
+    assert_eq!(plugin["faults"][0]["kind"], "wrong-world");
+    assert_eq!(plugin["faults"][0]["host"], "berth:policy/auth@0.1.0");
+    assert_eq!(plugin["needs"], serde_json::json!(["settings", "log"]));
+    assert!(plugin["bytes"].as_u64().unwrap() > 10_000);
+    assert_eq!(plugin["memories"][0]["initial_pages"], 17);
+    assert_eq!(plugin["wasi"].as_array().unwrap().len(), 1);
+
+    let (code, out, _) = text(&run("", &["check", "nowhere.wasm"], &[]));
+    assert_eq!(
+        (code, out.as_str()),
+        (
+            64,
+            "faulty  nowhere.wasm: nowhere.wasm: there is no such file; build the component, or correct `component`\nnowhere.wasm: 1 fault\n"
+        )
+    );
+    // A manifest in its place is meant as one; a policy that doesn't exist is a wrong argument.
+    let (code, out, _) = text(&run("", &["check", "berth.toml"], &[]));
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "berth.toml: 0 plugins, 1 route, 0 faults\n")
+    );
+    assert_eq!(text(&run("", &["check", path, "--policy", "auht"], &[])).0, 2);
+    assert_eq!(text(&run("", &["check", "--policy", "auth"], &[])).0, 2);
+}
+
+#[test]
+fn every_fault_of_a_component_has_a_line_and_a_value() {
+    let imports = format!(
+        "{}\n{}",
+        log("0.1.0", r#"(export "write" (func (param "level" $level)))"#),
+        r#"(import "wasi:cli/environment@0.2.99" (instance (export "get-secrets" (func (result string)))))"#
+    );
+    let component = handler(&imports);
+    let manifest = Manifest::new().handler_file("x", &component.path(), "");
+    let (code, out, _) = text(&run(manifest.text(), &["check"], &[]));
+    assert_eq!(code, 64);
+    let told = "faulty  x: it imports \"berth:host/log@0.1.0\", which is not granted; add `log = true` to the plugin's `grants`
+        it imports `write` of berth:host/log@0.1.0 as `write: func(level: level)`, but this host offers `write: func(level: level, message: string, fields: list<field>)`; build it against this host's wit/
+        it imports `get-secrets` of wasi:cli/environment@0.2.99, which this host's wasi:cli/environment@0.2.12 doesn't have; build it for that version
+        file ";
+    assert!(out.starts_with(told), "{out}");
+    assert!(out.contains("berth:host@0.1.0 (log): not granted\n"), "{out}");
+    assert!(out.ends_with(" 1 fault\n"), "{out}");
+    let (_, out, _) = text(&run(manifest.text(), &["check", "--json"], &[]));
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let plugin = &json["plugins"][0];
+    assert_eq!(plugin["code"], "not-granted");
+    let kinds: Vec<_> = plugin["faults"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|f| f["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["not-granted", "wrong-type", "unknown-function"]);
+    assert_eq!(plugin["faults"][0]["grant"], "log");
+    assert_eq!(plugin["faults"][1]["component"], "write: func(level: level)");
+    let status = |name: &str| {
+        let imports = plugin["imports"].as_array().unwrap();
+        imports.iter().find(|i| i["name"] == name).unwrap()["status"].clone()
+    };
+    assert_eq!(status("berth:host/log@0.1.0"), "not-granted");
+    assert_eq!(status("wasi:http/types@0.2.6"), "wasi");
+}
+
+#[test]
+fn component_that_cannot_be_listed_is_a_warning() {
+    let odd = handler(r#"(type $t (list u8)) (export "t" (type $t))"#);
+    let (code, out, _) = text(&run("", &["check", odd.path().to_str().unwrap()], &[]));
+    assert!(
+        code == 0 && out.starts_with("ok      built.wasm: wasi:http 0.2 handler"),
+        "{out}"
+    );
+    assert!(
+        out.contains("\n        warning its imports and exports can't be listed: component export `t` was not a function or instance\n"),
+        "{out}"
+    );
+}
+
+#[test]
+fn misspelt_variable_is_a_fault_of_every_command() {
+    let built = components::handler("");
+    let manifest = Manifest::new().handler_file("x", &built.path(), "");
+    for command in ["serve", "up", "check", "routes"] {
+        let (code, _, err) = text(&run(
+            manifest.text(),
+            &[command],
+            &[("BERTH_HTTP_LISEN", "127.0.0.1:0")],
+        ));
+        assert_eq!(
+            (code, err.as_str()),
+            (
+                64,
+                "berth.toml: the environment variable BERTH_HTTP_LISEN: stands for no key; did you mean BERTH_HTTP_LISTEN?\nberth: 1 fault in berth.toml\n"
+            ),
+            "{command}"
+        );
+    }
+    let strangers = [("BERTH_BIN", "x"), ("BERTH_GUESTS", "x"), ("BERTH_WASMTIME", "x")];
+    assert_eq!(text(&run(manifest.text(), &["check"], &strangers)).0, 0);
 }

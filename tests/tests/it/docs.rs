@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use berth_tests::berth::{command, run};
-use berth_tests::{program, root};
+use berth_tests::{guest, program, root};
 use tempfile::TempDir;
 
 fn read(path: &str) -> String {
@@ -110,6 +110,7 @@ fn readme_two_commands_and_first_requests_work() {
         "cargo xtask test",
         // `commands_for_operators_work`.
         "target/debug/berth check --config plugins/berth.toml",
+        "target/debug/berth check target/plugins/hello.wasm",
         "target/debug/berth routes --config plugins/berth.toml",
         "target/debug/berth --help",
     ];
@@ -147,6 +148,8 @@ fn commands_for_operators_work() {
             String::from_utf8_lossy(&out.stderr)
         );
     }
+    let hello = guest("hello");
+    assert!(run("", &["check", hello.to_str().unwrap()], &[]).status.success());
     assert!(run("", &["--help"], &[]).status.success());
 }
 
@@ -309,6 +312,7 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
         "cd greeter",
         "cargo add wstd@0.6",
         "cargo build --release --target wasm32-wasip2",
+        "berth check target/wasm32-wasip2/release/greeter.wasm",
         "berth check",
         "berth up",
     ];
@@ -350,17 +354,19 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
     std::os::unix::fs::symlink(&target, crate_folder.join("target")).unwrap();
 
     let berth = program("BERTH_BIN", "target/debug/berth");
-    let out = command()
-        .arg("check")
-        .current_dir(&crate_folder)
-        .output()
-        .unwrap();
-    assert!(
-        out.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    for check in &steps[5..7] {
+        let out = command()
+            .args(check.split(' ').skip(1))
+            .current_dir(&crate_folder)
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{check}: {}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
     assert!(berth.ends_with("berth"));
     let (_up, address) = start(command().arg("up").current_dir(&crate_folder));
     assert_eq!(curls_answer(&text, address), 1);

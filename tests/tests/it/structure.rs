@@ -115,6 +115,26 @@ fn grants_are_decided_by_pure_files() {
     }
 }
 
+/// What doesn't fit is explained from bytes alone: no engine, no file, no network.
+#[test]
+fn contract_is_pure() {
+    let files: Vec<_> = sources()
+        .into_iter()
+        .filter(|(file, _)| file.starts_with("host/berth-host/src/contract"))
+        .collect();
+    assert!(files.len() >= 10, "{files:?}");
+    for (file, text) in files {
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for name in ["wasmtime::", "tokio", "std::fs", "std::env", "std::net"] {
+            assert!(
+                file.ends_with("tests.rs") || !code.contains(name),
+                "{} names {name}",
+                file.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn every_fixture_is_used_by_a_test() {
     let tests: String = sources()

@@ -46,7 +46,7 @@ methods = ["GET", "POST"]
 "#;
 
 fn read(text: &str) -> Result<HostSpec, Vec<ManifestFault>> {
-    parse(Path::new("berth.toml"), text, &|_| None)
+    parse(Path::new("berth.toml"), text, &Environment::empty())
 }
 
 /// What must hold of any text.

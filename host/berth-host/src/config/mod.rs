@@ -4,6 +4,7 @@
 //! fault too, with the nearest known one: a misspelt limit must not be a missing limit. Every scalar key of a section
 //! has an environment variable, `BERTH_<SECTION>_<KEY>`, which wins over the file.
 
+mod environment;
 mod read;
 mod values;
 
@@ -30,7 +31,9 @@ use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
 use crate::telemetry::TelemetrySpec;
 use crate::tokens::TokenSpec;
-use read::{Reader, Section, Value, nearest};
+pub use environment::Environment;
+pub(crate) use read::nearest;
+use read::{Reader, Section, Value};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -67,7 +70,7 @@ impl fmt::Display for ManifestFault {
 ///
 /// # Errors
 /// Every fault in it, in the file's order.
-pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<HostSpec, Vec<ManifestFault>> {
+pub fn load(file: &Path, env: &Environment) -> Result<HostSpec, Vec<ManifestFault>> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         let message = match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -91,11 +94,7 @@ pub fn load(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<HostSpe
 ///
 /// # Errors
 /// Every fault in it, in the file's order.
-pub fn parse(
-    file: &Path,
-    text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<HostSpec, Vec<ManifestFault>> {
+pub fn parse(file: &Path, text: &str, env: &Environment) -> Result<HostSpec, Vec<ManifestFault>> {
     let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
     let reader = Reader::new(file, text, env);
     for error in syntax {
@@ -104,6 +103,7 @@ pub fn parse(
     let root = Section::root(&reader, document.get_ref());
     let spec = manifest(&reader, &root);
     root.finish();
+    reader.check_environment();
     let mut faults = reader.into_faults();
     // A value that didn't parse is not judged by its meaning as well.
     let broken: Vec<Option<usize>> = faults
@@ -117,15 +117,13 @@ pub fn parse(
 
 fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let http = root.section("http");
-    let listen = http
-        .scalar("listen", values::address)
-        .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+    let listen_given = http.scalar("listen", values::address);
+    let listen = listen_given.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let tls = tls(reader, &http);
     let cors = cors(reader, &http).map(Arc::new);
     let admin_section = root.section("admin");
-    let admin = admin_section
-        .scalar("listen", values::address_or_off)
-        .unwrap_or(Some(SocketAddr::from(([127, 0, 0, 1], 8081))));
+    let admin_given = admin_section.scalar("listen", values::address_or_off);
+    let admin = admin_given.unwrap_or(Some(SocketAddr::from(([127, 0, 0, 1], 8081))));
     let tokens_section = root.section("tokens");
     let tokens = TokenSpec {
         hs256_key_file: tokens_section
@@ -139,6 +137,11 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
             .unwrap_or_else(|| "berth".to_owned()),
     };
     tokens_section.finish();
+    // An address that can't be read is not judged by what stands in for it.
+    let readable = |section: &Section<'_, '_>, given: bool| given || section.value("listen").is_none();
+    if readable(&http, listen_given.is_some()) && readable(&admin_section, admin_given.is_some()) {
+        same_address(reader, (&http, listen), (&admin_section, admin));
+    }
     let limits = root.section("limits");
     let host_limits = HostLimits {
         // hyper's smallest buffer is 8 KiB.
@@ -195,6 +198,28 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         cors,
         telemetry,
         file: reader.file().to_owned(),
+    }
+}
+
+/// Two listeners can't have one address; the second one would only find out when it binds.
+fn same_address(
+    reader: &Reader<'_>,
+    (http, listen): (&Section<'_, '_>, SocketAddr),
+    (section, admin): (&Section<'_, '_>, Option<SocketAddr>),
+) {
+    let Some(admin) = admin.filter(|a| a.port() == listen.port() && a.port() != 0) else {
+        return;
+    };
+    // An unspecified IPv6 address takes IPv4 as well.
+    let takes = |a: SocketAddr, b: SocketAddr| {
+        a.ip() == b.ip() || (a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4()))
+    };
+    if takes(listen, admin) || takes(admin, listen) {
+        reader.fault(
+            section.at_of("listen").or_else(|| http.at_of("listen")),
+            "admin.listen",
+            format!("\"{admin}\" and `http.listen`, \"{listen}\", are the same address; choose another port, or \"off\""),
+        );
     }
 }
 

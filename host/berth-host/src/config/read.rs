@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ManifestFault;
+use super::environment::Environment;
 use super::values::Parsed;
 
 /// A raw value, with no position.
@@ -56,16 +57,19 @@ impl Value {
 pub(super) struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
-    env: &'a dyn Fn(&str) -> Option<String>,
+    env: &'a Environment,
+    /// The variables that stand for keys.
+    variables: RefCell<Vec<String>>,
     faults: RefCell<Vec<(usize, ManifestFault)>>,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(file: &'a Path, text: &'a str, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+    pub(super) fn new(file: &'a Path, text: &'a str, env: &'a Environment) -> Self {
         Self {
             file,
             text,
             env,
+            variables: RefCell::default(),
             faults: RefCell::new(Vec::new()),
         }
     }
@@ -97,12 +101,47 @@ impl<'a> Reader<'a> {
         self.faults.borrow_mut().push((at.unwrap_or(usize::MAX), fault));
     }
 
+    /// Report the variables that look like keys of a section but are none. Called when every key was asked for.
+    pub(super) fn check_environment(&self) {
+        let known = self.variables.borrow();
+        for name in self.env.names() {
+            let Some(section) = section_of(name) else {
+                continue;
+            };
+            let of_section: Vec<&str> = known
+                .iter()
+                .map(String::as_str)
+                .filter(|k| section_of(k) == Some(section))
+                .collect();
+            if of_section.is_empty() || of_section.contains(&name) {
+                continue;
+            }
+            let keys: Vec<&str> = of_section.iter().map(|k| key_of(k)).collect();
+            let hint = match nearest(key_of(name), &keys) {
+                Some(near) => format!("did you mean BERTH_{section}_{near}?"),
+                None => format!("there is {}", of_section.join(", ")),
+            };
+            let key = format!("the environment variable {name}");
+            self.fault(None, &key, format!("stands for no key; {hint}"));
+        }
+    }
+
     /// Every fault, in the file's order.
     pub(super) fn into_faults(self) -> Vec<ManifestFault> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|(at, _)| *at);
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
+}
+
+/// `HTTP` of `BERTH_HTTP_LISTEN`.
+fn section_of(variable: &str) -> Option<&str> {
+    Some(variable.strip_prefix("BERTH_")?.split_once('_')?.0)
+}
+
+/// `LISTEN` of `BERTH_HTTP_LISTEN`.
+fn key_of(variable: &str) -> &str {
+    variable.splitn(3, '_').nth(2).unwrap_or(variable)
 }
 
 /// One table of the document. A table that isn't there reads as an empty one.
@@ -221,8 +260,14 @@ impl<'r, 't> Section<'r, 't> {
                 self.path.to_ascii_uppercase(),
                 key.to_ascii_uppercase()
             );
-            if let Some(text) = (self.reader.env)(&name) {
-                return parse(&Value::Text(text))
+            let given = self.reader.env.get(&name);
+            let mut variables = self.reader.variables.borrow_mut();
+            if !variables.contains(&name) {
+                variables.push(name.clone());
+            }
+            drop(variables);
+            if let Some(text) = given {
+                return parse(&Value::Text(text.to_owned()))
                     .map_err(|message| {
                         self.reader
                             .fault(None, &format!("the environment variable {name}"), message)
@@ -241,6 +286,10 @@ impl<'r, 't> Section<'r, 't> {
         parse: impl Fn(&Value) -> Parsed<T>,
     ) -> Option<T> {
         if self.raw(key).is_none() {
+            if self.table.is_none() && self.at.is_some() {
+                // It isn't a table at all, which was said already.
+                return None;
+            }
             self.reader
                 .fault(self.at, &self.join(key), format!("is missing; add {what}"));
             return None;
@@ -312,7 +361,7 @@ impl<'r, 't> Section<'r, 't> {
 }
 
 /// The known word that was probably meant, if one is near enough.
-pub(super) fn nearest<'k>(given: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(given: &str, known: &[&'k str]) -> Option<&'k str> {
     known
         .iter()
         .map(|k| {

@@ -8,11 +8,11 @@ fn faults(text: &str) -> Vec<String> {
 }
 
 fn with_env(text: &str, env: &[(&str, &str)]) -> Result<HostSpec, Vec<ManifestFault>> {
-    let env: BTreeMap<String, String> = env
+    let env: Environment = env
         .iter()
         .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
         .collect();
-    parse(Path::new("berth.toml"), text, &|name| env.get(name).cloned())
+    parse(Path::new("berth.toml"), text, &env)
 }
 
 const GOOD: &str = r#"
@@ -126,7 +126,7 @@ limits = { memory = "16MiB", concurrency = 3 }
 
 #[test]
 fn paths_are_relative_to_the_manifest() {
-    let spec = parse(Path::new("/etc/berth/berth.toml"), GOOD, &|_| None).unwrap();
+    let spec = parse(Path::new("/etc/berth/berth.toml"), GOOD, &Environment::empty()).unwrap();
     assert_eq!(spec.plugins[0].component, Path::new("/etc/berth/hello.wasm"));
 }
 
@@ -153,6 +153,41 @@ fn environment_wins_over_the_file() {
     assert_eq!(
         faults[0].to_string(),
         "berth.toml: the environment variable BERTH_HTTP_LISTEN: \"8080\" is not an address with a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\""
+    );
+}
+
+#[test]
+fn listeners_may_share_a_port_or_an_address_but_not_both() {
+    for (http, admin) in [
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("127.0.0.1:7000", "127.0.0.2:7000"),
+        ("127.0.0.1:7000", "[::1]:7000"),
+        ("[::1]:7000", "0.0.0.0:7000"),
+        ("127.0.0.1:8081", "off"),
+    ] {
+        let text = format!("[http]\nlisten = \"{http}\"\n[admin]\nlisten = \"{admin}\"\n");
+        assert_eq!(faults(&text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn misspelt_variable_of_a_section_is_a_fault() {
+    let strangers = [
+        ("BERTH_BIN", "x"),
+        ("BERTH_GUESTS", "x"),
+        ("BERTH_WASMTIME", "x"),
+        ("BERTH_HTTP_LISTEN", "127.0.0.1:0"),
+        ("HTTP_LISEN", "x"),
+    ];
+    assert!(with_env("", &strangers).is_ok());
+    let faults = with_env("", &[("BERTH_HTTP_LISEN", "x"), ("BERTH_LIMITS_ZEBRA", "x")]).unwrap_err();
+    let messages: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        messages,
+        [
+            "berth.toml: the environment variable BERTH_HTTP_LISEN: stands for no key; did you mean BERTH_HTTP_LISTEN?",
+            "berth.toml: the environment variable BERTH_LIMITS_ZEBRA: stands for no key; there is BERTH_LIMITS_INSTANCES, BERTH_LIMITS_TOTAL_MEMORY, BERTH_LIMITS_MEMORY, BERTH_LIMITS_CPU, BERTH_LIMITS_WALL, BERTH_LIMITS_CONCURRENCY",
+        ]
     );
 }
 
@@ -474,6 +509,22 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             ],
         ),
         ("routes = 7\n".into(), vec!["berth.toml:1:10: routes: must be an array of tables, written as [[routes]]"]),
+        (
+            "[[plugins.b]]\ncomponent = \"b\"\n".into(),
+            vec!["berth.toml:1:1: plugins.b: must be a table, not an array"],
+        ),
+        (
+            "[http]\nlisten = \"127.0.0.1:7000\"\n[admin]\nlisten = \"0.0.0.0:7000\"\n".into(),
+            vec!["berth.toml:4:10: admin.listen: \"0.0.0.0:7000\" and `http.listen`, \"127.0.0.1:7000\", are the same address; choose another port, or \"off\""],
+        ),
+        (
+            "[http]\nlisten = \"127.0.0.1:8081\"\n[admin]\nlisten = \"8081\"\n".into(),
+            vec!["berth.toml:4:10: admin.listen: \"8081\" is not an address with a port, as in \"127.0.0.1:8080\" or \"[::1]:8080\", nor \"off\""],
+        ),
+        (
+            "[http]\nlisten = \"[::]:8081\"\n".into(),
+            vec!["berth.toml:2:10: admin.listen: \"127.0.0.1:8081\" and `http.listen`, \"[::]:8081\", are the same address; choose another port, or \"off\""],
+        ),
         ("plugins = []\n".into(), vec!["berth.toml:1:11: plugins: must be a table, not an array"]),
     ];
     assert!(table.len() >= 25);
@@ -495,7 +546,7 @@ fn faults_of_syntax_and_of_meaning_come_in_one_run() {
 
 #[test]
 fn manifest_that_cannot_be_read_says_so() {
-    let none = load(Path::new("/nowhere/berth.toml"), &|_| None).unwrap_err();
+    let none = load(Path::new("/nowhere/berth.toml"), &Environment::empty()).unwrap_err();
     assert_eq!(
         none[0].to_string(),
         "/nowhere/berth.toml: there is no such file; name the manifest with --config"
@@ -540,7 +591,7 @@ fn folders_are_relative_to_the_manifest_and_read_only_unless_said() {
 component = "a.wasm"
 grants = { folders = { "/data" = "data", "/cache" = { path = "/var/cache/a", write = true }, "/plain" = { path = "plain" } } }
 "#;
-    let spec = parse(Path::new("/etc/berth/berth.toml"), text, &|_| None).unwrap();
+    let spec = parse(Path::new("/etc/berth/berth.toml"), text, &Environment::empty()).unwrap();
     let folders: Vec<(&str, &str, bool)> = spec.plugins[0]
         .grants
         .folders()

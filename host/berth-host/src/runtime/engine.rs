@@ -79,7 +79,7 @@ pub struct Runtime {
     pub engine: Engine,
     /// Everything that can be imported, WASI and `berth:host` alike; what a plugin may import of it is decided by
     /// its grants before it is linked.
-    pub(super) linker: Linker<Ctx>,
+    pub(crate) linker: Linker<Ctx>,
     /// Whose turn it is to run guest code.
     pub turns: Arc<Turns>,
     /// See [`super::limits`].

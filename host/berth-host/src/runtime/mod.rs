@@ -2,6 +2,7 @@
 //!
 //! - [`engine`]: the engine, its pools, the ticker.
 //! - [`plugin`]: from a file to something that can be instantiated, or a sentence that says why not.
+//! - [`load_fault`]: why a component can't be served.
 //! - [`link`]: what a component may import.
 //! - [`instance`]: what one store holds.
 //! - [`reuse`]: instances that serve more than one request.
@@ -17,6 +18,7 @@ mod folders;
 pub mod instance;
 pub mod limits;
 pub mod link;
+pub mod load_fault;
 pub mod plugin;
 pub mod reuse;
 pub mod streak;

@@ -14,18 +14,24 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use super::concurrent::Workers;
 use super::engine::Runtime;
 use super::instance::Ctx;
+pub use super::load_fault::LoadFault;
+use super::load_fault::{memory_limit, one_line};
 use super::reuse::{Reuse, Shelf};
 use super::streak::Streak;
 use super::{folders, link};
 use crate::admit::Slots;
 use crate::caps::outgoing::Client;
 use crate::caps::settings::Settings;
+use crate::contract::{self, Fault, FaultKind, Faults, Kind, Report};
 use crate::dispatch::auth::bindings::AuthPolicyPre;
 use crate::grants::{Capability, Grants};
 use crate::metrics::{PluginMetrics, VersionMetrics};
 
 /// The largest component file, in bytes. A Python component has about 40 MiB.
 pub const MAX_COMPONENT: u64 = 256 * 1024 * 1024;
+
+/// The unit of memories, in bytes.
+const WASM_PAGE: u64 = 64 * 1024;
 
 /// Which policy a plugin is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +52,7 @@ impl Policy {
     }
 
     /// The export that makes a component this policy.
-    const fn export(self) -> &'static str {
+    pub const fn export(self) -> &'static str {
         match self {
             Self::Auth => "berth:policy/auth@0.1.0",
         }
@@ -156,84 +162,23 @@ pub enum Pre {
 }
 
 impl Pre {
+    /// Its machine code and what belongs to it, in bytes.
+    pub fn code_bytes(&self) -> usize {
+        let component = match self {
+            Self::Auth(pre) => pre.instance_pre().component(),
+            Self::Http(ProxyPre::P2(pre)) => pre.instance_pre().component(),
+            Self::Http(ProxyPre::P3(pre)) => pre.instance_pre().component(),
+        };
+        let image = component.image_range();
+        (image.end as usize).saturating_sub(image.start as usize)
+    }
+
     /// For people.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Auth(_) => "auth policy",
             Self::Http(ProxyPre::P2(_)) => "wasi:http 0.2 handler",
             Self::Http(ProxyPre::P3(_)) => "wasi:http 0.3 handler (experimental)",
-        }
-    }
-}
-
-/// Why a component can't be served. Its text says what to do.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LoadFault {
-    /// The file can't be read.
-    #[error("{path}: {reason}", path = path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The system's words.
-        reason: String,
-    },
-    /// The file is too large.
-    #[error("the file has {size} bytes; at most {MAX_COMPONENT} are read")]
-    TooLarge {
-        /// Bytes.
-        size: u64,
-    },
-    /// Not WebAssembly at all.
-    #[error(
-        "the file is not WebAssembly: it begins with {begins:?}, not with \"\\0asm\"; `component` names the .wasm file that the build made"
-    )]
-    NotWasm {
-        /// The first bytes.
-        begins: String,
-    },
-    /// A core module.
-    #[error(
-        "the file is a core module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`"
-    )]
-    CoreModule,
-    /// Damaged.
-    #[error("the file is a damaged component, perhaps cut off: {0}; build it again")]
-    Malformed(String),
-    /// Not what the manifest says it is.
-    #[error("{0}")]
-    WrongWorld(String),
-    /// A policy of another version.
-    #[error("{0}")]
-    WrongVersion(String),
-    /// Imports without grants.
-    #[error("{}", .0.join("; "))]
-    NotGranted(Vec<String>),
-    /// It can't serve several requests at once.
-    #[error("{0}")]
-    NotConcurrent(String),
-    /// Granted folders that can't be opened.
-    #[error("{}", .0.join("; "))]
-    Folders(Vec<String>),
-    /// An import or export whose type differs.
-    #[error("its imports or exports don't fit this host: {0}")]
-    Mismatch(String),
-}
-
-impl LoadFault {
-    /// The stable name, for `berth check --json`, the health report and the log.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Unreadable { .. } => "unreadable",
-            Self::TooLarge { .. } => "too-large",
-            Self::NotWasm { .. } => "not-wasm",
-            Self::CoreModule => "core-module",
-            Self::Malformed(_) => "malformed",
-            Self::WrongWorld(_) => "wrong-world",
-            Self::WrongVersion(_) => "wrong-version",
-            Self::NotGranted(_) => "not-granted",
-            Self::NotConcurrent(_) => "not-concurrent",
-            Self::Folders(_) => "folders",
-            Self::Mismatch(_) => "mismatch",
         }
     }
 }
@@ -245,6 +190,56 @@ impl LoadFault {
 /// Everything that [`LoadFault`] names.
 pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> {
     let started = Instant::now();
+    let compiled = compile(runtime, spec)?;
+    finish(runtime, spec, &compiled, started)
+}
+
+/// All that can be said of a plugin's component.
+#[derive(Debug)]
+pub struct Inspection {
+    /// What [`load`] gives.
+    pub loaded: Result<Version, LoadFault>,
+    /// What it is made of; nothing if it doesn't compile.
+    pub report: Option<Report>,
+}
+
+/// The same as [`load`], with a report. `bare` is for a component without a manifest: it is whatever policy it
+/// exports unless `spec` names one, and gets what it imports.
+pub fn inspect(runtime: &Runtime, spec: &PluginSpec, bare: bool) -> Inspection {
+    let started = Instant::now();
+    let compiled = match compile(runtime, spec) {
+        Ok(compiled) => compiled,
+        Err(fault) => {
+            return Inspection {
+                loaded: Err(fault),
+                report: None,
+            };
+        }
+    };
+    let report = contract::report(&compiled.bytes, (!bare).then_some(&spec.grants));
+    let loaded = if bare {
+        let spec = PluginSpec {
+            policy: spec.policy.or_else(|| contract::policy_of(&report.exports)),
+            grants: Grants::new(Capability::ALL.to_vec()),
+            ..spec.clone()
+        };
+        finish(runtime, &spec, &compiled, started)
+    } else {
+        finish(runtime, spec, &compiled, started)
+    };
+    Inspection {
+        loaded,
+        report: Some(report),
+    }
+}
+
+struct Compiled {
+    bytes: Vec<u8>,
+    digest: String,
+    component: Component,
+}
+
+fn compile(runtime: &Runtime, spec: &PluginSpec) -> Result<Compiled, LoadFault> {
     let bytes = read(&spec.component)?;
     sniff(&bytes)?;
     let digest: String = Sha256::digest(&bytes)
@@ -253,11 +248,35 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> 
         .map(|b| format!("{b:02x}"))
         .collect();
     let component =
-        Component::from_binary(&runtime.engine, &bytes).map_err(|e| LoadFault::Malformed(one_line(&e)))?;
-    let pre = prepare(runtime, spec, &component)?;
+        Component::from_binary(&runtime.engine, &bytes).map_err(|e| LoadFault::of_compiling(&e))?;
+    // The pools are made for the largest limit of all plugins; this one may have a smaller one.
+    let largest = component
+        .resources_required()
+        .and_then(|r| r.max_initial_memory_size)
+        .map_or(0, |pages| pages.saturating_mul(WASM_PAGE));
+    if largest > spec.limits.memory as u64 {
+        return Err(LoadFault::Oversized(memory_limit(
+            largest,
+            spec.limits.memory as u64,
+        )));
+    }
+    Ok(Compiled {
+        bytes,
+        digest,
+        component,
+    })
+}
+
+fn finish(
+    runtime: &Runtime,
+    spec: &PluginSpec,
+    compiled: &Compiled,
+    started: Instant,
+) -> Result<Version, LoadFault> {
+    let pre = prepare(runtime, spec, compiled)?;
     let folders = folders::open(spec.grants.folders())?;
     Ok(Version {
-        digest,
+        digest: compiled.digest.clone(),
         pre,
         folders,
         took: started.elapsed(),
@@ -288,7 +307,11 @@ fn read(path: &Path) -> Result<Vec<u8>, LoadFault> {
 /// The preamble (component model binary format): magic, then version and layer. Layer 0 is a core module.
 fn sniff(bytes: &[u8]) -> Result<(), LoadFault> {
     match bytes {
-        [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(LoadFault::CoreModule),
+        [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(if contract::is_preview1(bytes) {
+            LoadFault::Preview1
+        } else {
+            LoadFault::CoreModule
+        }),
         [b'\0', b'a', b's', b'm', ..] => Ok(()),
         _ => {
             let begins = bytes.get(..bytes.len().min(8)).unwrap_or_default();
@@ -299,189 +322,74 @@ fn sniff(bytes: &[u8]) -> Result<(), LoadFault> {
     }
 }
 
-fn prepare(runtime: &Runtime, spec: &PluginSpec, component: &Component) -> Result<Pre, LoadFault> {
-    let ty = component.component_type();
+fn prepare(runtime: &Runtime, spec: &PluginSpec, compiled: &Compiled) -> Result<Pre, LoadFault> {
+    let ty = compiled.component.component_type();
     let exports: Vec<String> = ty
         .exports(&runtime.engine)
         .map(|(name, _)| name.to_owned())
         .collect();
-    let kind = classify(spec.policy, &exports)?;
-    if matches!(spec.reuse, Reuse::Concurrent { .. }) && kind != Kind::Http03 {
+    let imports: Vec<String> = ty
+        .imports(&runtime.engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let unfit = |otherwise: Vec<Fault>| {
+        // A component that the decoder has no words for is told by its names and in wasmtime's words.
+        let explained = contract::explain(&compiled.bytes, spec.policy, &spec.grants).unwrap_or_default();
+        LoadFault::Unfit(Faults::new(explained, otherwise))
+    };
+    let kind = contract::classify(spec.policy, &exports).map_err(|fault| unfit(vec![*fault]))?;
+    let missing = spec.grants.missing(imports.iter().map(String::as_str));
+    if !missing.is_empty() {
+        let faults = missing
+            .iter()
+            .map(|m| Fault::new(FaultKind::NotGranted, m.to_string()));
+        return Err(unfit(faults.collect()));
+    }
+    concurrent(spec, kind, &imports)?;
+    linked(runtime, spec, kind, &compiled.component).map_err(|error| {
+        let text = format!("its imports or exports don't fit this host: {}", one_line(&error));
+        unfit(vec![Fault::new(FaultKind::Other, text)])
+    })
+}
+
+/// Whether a component can serve several requests at once, if it is to.
+fn concurrent(spec: &PluginSpec, kind: Kind, imports: &[String]) -> Result<(), LoadFault> {
+    if !matches!(spec.reuse, Reuse::Concurrent { .. }) {
+        return Ok(());
+    }
+    if kind != Kind::Http03 {
         return Err(LoadFault::NotConcurrent(
             "`reuse = \"concurrent\"` is for handlers of wasi:http 0.3, and this component isn't one; use \"serial\""
                 .to_owned(),
         ));
     }
-    let imports: Vec<String> = ty
-        .imports(&runtime.engine)
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let missing = spec.grants.missing(imports.iter().map(String::as_str));
-    if !missing.is_empty() {
-        return Err(LoadFault::NotGranted(
-            missing.iter().map(ToString::to_string).collect(),
-        ));
-    }
-    if let Some(waits) = imports.iter().find(|name| {
-        matches!(spec.reuse, Reuse::Concurrent { .. })
-            && Capability::of_import(name).is_some_and(Capability::waits)
-    }) {
-        return Err(LoadFault::NotConcurrent(format!(
+    let waits = |name: &&String| Capability::of_import(name).is_some_and(Capability::waits);
+    match imports.iter().find(waits) {
+        Some(waits) => Err(LoadFault::NotConcurrent(format!(
             "it imports \"{waits}\", whose functions wait and hold up every other request of the instance meanwhile, so `reuse = \"concurrent\"` can't be had; use \"serial\""
-        )));
+        ))),
+        None => Ok(()),
     }
-    let mismatch = |e: wasmtime::Error| LoadFault::Mismatch(one_line(&e));
-    let linker = link::granted(&runtime.linker, &spec.grants).map_err(mismatch)?;
-    let pre: InstancePre<Ctx> = linker.instantiate_pre(component).map_err(mismatch)?;
+}
+
+/// The linker compares imports, the bindings compare exports; both with their types.
+fn linked(runtime: &Runtime, spec: &PluginSpec, kind: Kind, component: &Component) -> wasmtime::Result<Pre> {
+    let linker = link::granted(&runtime.linker, &spec.grants)?;
+    let pre: InstancePre<Ctx> = linker.instantiate_pre(component)?;
     Ok(match kind {
-        Kind::Auth => Pre::Auth(AuthPolicyPre::new(pre).map_err(mismatch)?),
-        Kind::Http02 => Pre::Http(ProxyPre::P2(
-            wasmtime_wasi_http::p2::bindings::ProxyPre::new(pre).map_err(mismatch)?,
-        )),
-        Kind::Http03 => Pre::Http(ProxyPre::P3(
-            wasmtime_wasi_http::p3::bindings::ServicePre::new(pre).map_err(mismatch)?,
-        )),
+        Kind::Policy(Policy::Auth) => Pre::Auth(AuthPolicyPre::new(pre)?),
+        Kind::Http02 => Pre::Http(ProxyPre::P2(wasmtime_wasi_http::p2::bindings::ProxyPre::new(
+            pre,
+        )?)),
+        Kind::Http03 => Pre::Http(ProxyPre::P3(wasmtime_wasi_http::p3::bindings::ServicePre::new(
+            pre,
+        )?)),
     })
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    Auth,
-    Http02,
-    Http03,
-}
-
-/// What a component is, by what it exports and what the manifest wants it to be.
-fn classify(wanted: Option<Policy>, exports: &[String]) -> Result<Kind, LoadFault> {
-    let version_of = |interface: &str| {
-        exports
-            .iter()
-            .find_map(|e| e.strip_prefix(interface)?.strip_prefix('@'))
-            .map(semver::Version::parse)
-    };
-    let list = || {
-        if exports.is_empty() {
-            "nothing".to_owned()
-        } else {
-            exports.join(", ")
-        }
-    };
-    if let Some(policy) = wanted {
-        let (interface, ours) = policy.export().split_once('@').unwrap_or((policy.export(), ""));
-        return match version_of(interface) {
-            Some(Ok(v)) if v.to_string() == ours => match policy {
-                Policy::Auth => Ok(Kind::Auth),
-            },
-            Some(_) => Err(LoadFault::WrongVersion(format!(
-                "the plugin is the {} policy, so its component must export {}; it exports {}; build it against this host's wit/",
-                policy.key(),
-                policy.export(),
-                list()
-            ))),
-            None => Err(LoadFault::WrongWorld(format!(
-                "the plugin is the {} policy, so its component must export {}; it exports {}",
-                policy.key(),
-                policy.export(),
-                list()
-            ))),
-        };
-    }
-    let fits = |interface: &str, minor: u64| {
-        version_of(interface)
-            .is_some_and(|v| v.is_ok_and(|v| v.major == 0 && v.minor == minor && v.pre.is_empty()))
-    };
-    if fits("wasi:http/handler", 3) {
-        return Ok(Kind::Http03);
-    }
-    if fits("wasi:http/incoming-handler", 2) {
-        return Ok(Kind::Http02);
-    }
-    if let Some(policy) = Policy::ALL
-        .into_iter()
-        .find(|p| exports.iter().any(|e| e == p.export()))
-    {
-        return Err(LoadFault::WrongWorld(format!(
-            "the component is an {0} policy; say `policy = \"{0}\"` in its table",
-            policy.key()
-        )));
-    }
-    let text = format!(
-        "a handler exports wasi:http/incoming-handler@0.2.x or wasi:http/handler@0.3.x; it exports {}",
-        list()
-    );
-    let other = ["wasi:http/handler", "wasi:http/incoming-handler"]
-        .iter()
-        .any(|i| version_of(i).is_some());
-    Err(if other {
-        LoadFault::WrongVersion(text)
-    } else {
-        LoadFault::WrongWorld(text)
-    })
-}
-
-/// wasmtime's error chain on one line.
-fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn exports(names: &[&str]) -> Vec<String> {
-        names.iter().map(|n| (*n).to_owned()).collect()
-    }
-
-    #[test]
-    fn any_patch_of_a_wasi_version_is_served() {
-        assert_eq!(
-            classify(None, &exports(&["wasi:http/incoming-handler@0.2.0"])),
-            Ok(Kind::Http02)
-        );
-        assert_eq!(
-            classify(None, &exports(&["wasi:http/incoming-handler@0.2.99"])),
-            Ok(Kind::Http02)
-        );
-        assert_eq!(
-            classify(None, &exports(&["wasi:http/handler@0.3.7"])),
-            Ok(Kind::Http03)
-        );
-    }
-
-    #[test]
-    fn a_policy_without_its_key_is_told_apart_from_a_stranger() {
-        let policy = classify(None, &exports(&["berth:policy/auth@0.1.0"])).unwrap_err();
-        assert_eq!(
-            policy.to_string(),
-            "the component is an auth policy; say `policy = \"auth\"` in its table"
-        );
-        let stranger = classify(None, &exports(&["wasi:cli/run@0.2.6"])).unwrap_err();
-        assert_eq!(
-            stranger.to_string(),
-            "a handler exports wasi:http/incoming-handler@0.2.x or wasi:http/handler@0.3.x; it exports wasi:cli/run@0.2.6"
-        );
-        assert_eq!(stranger.code(), "wrong-world");
-    }
-
-    #[test]
-    fn another_version_of_a_policy_is_named_as_such() {
-        let fault = classify(Some(Policy::Auth), &exports(&["berth:policy/auth@0.9.0"])).unwrap_err();
-        assert_eq!(fault.code(), "wrong-version");
-        assert!(
-            fault
-                .to_string()
-                .contains("must export berth:policy/auth@0.1.0; it exports berth:policy/auth@0.9.0")
-        );
-        assert_eq!(
-            classify(None, &exports(&["wasi:http/handler@0.4.0"]))
-                .unwrap_err()
-                .code(),
-            "wrong-version"
-        );
-    }
 
     #[test]
     fn files_that_are_no_component_are_told_apart() {
