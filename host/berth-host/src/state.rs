@@ -125,7 +125,7 @@ pub struct Host {
     /// Knows valid tokens. Nobody's is without it.
     pub tokens: Option<Verifier>,
     /// The host's instances; see [`crate::admit`].
-    pub instances: Instances,
+    pub instances: Arc<Instances>,
     /// Limits of the host.
     pub limits: HostLimits,
     /// Whether any route may be called from another origin.
@@ -225,7 +225,7 @@ impl Host {
             router,
             auth,
             tokens,
-            instances: Instances::new(spec.limits.instances),
+            instances: Arc::new(Instances::new(spec.limits.instances)),
             has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,
             metrics: Arc::default(),

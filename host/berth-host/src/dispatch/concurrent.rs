@@ -48,13 +48,16 @@ pub struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        // Changes nothing if the answer is complete.
-        self.stream.die(Fault::new(
-            Trap::ClientGone,
-            "the client left before the end of the response",
-        ));
+        let whole = self.stream.is_complete();
+        if !whole {
+            let cause = "the client left before the end of the response";
+            self.stream.die(Fault::new(Trap::ClientGone, cause));
+        }
         if let Some(worker) = self.worker.get() {
-            worker.left();
+            // The last one of an instance that others have left is what it waits for.
+            if !whole || worker.is_retiring() {
+                worker.left();
+            }
         }
     }
 }

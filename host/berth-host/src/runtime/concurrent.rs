@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Sleep, sleep, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView;
@@ -32,6 +32,7 @@ use super::limits::Meter;
 use super::plugin::{Plugin, Version};
 use super::reuse::{IDLE, Reuse, has_grown};
 use super::trap;
+use crate::admit::Instances;
 use crate::body::Stream;
 use crate::error::{Error, Fault, Trap};
 use crate::state::Host;
@@ -50,10 +51,27 @@ pub struct Workers {
 #[derive(Debug, Default)]
 struct Idle {
     count: AtomicUsize,
-    /// One is to go.
-    give_up: Notify,
+    /// So many of them are to go.
+    wanted: AtomicUsize,
     /// All are to go.
-    close: CancellationToken,
+    closed: AtomicBool,
+    /// One of these has changed.
+    changed: Arc<Notify>,
+}
+
+impl Idle {
+    /// Whether an idle worker that asks is to go.
+    fn lets_go(&self) -> bool {
+        if self.closed.load(Ordering::Relaxed) {
+            return true;
+        }
+        let less = |wanted: usize| wanted.checked_sub(1);
+        self.wanted.load(Ordering::Relaxed) > 0
+            && self
+                .wanted
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok()
+    }
 }
 
 impl Workers {
@@ -83,14 +101,16 @@ impl Workers {
     pub fn give_up_one(&self) -> bool {
         let any = self.idle() > 0;
         if any {
-            self.idle.give_up.notify_one();
+            self.idle.wanted.fetch_add(1, Ordering::Relaxed);
+            self.idle.changed.notify_waiters();
         }
         any
     }
 
     /// Let every instance go as soon as it is idle.
     pub fn close(&self) {
-        self.idle.close.cancel();
+        self.idle.closed.store(true, Ordering::Relaxed);
+        self.idle.changed.notify_waiters();
     }
 }
 
@@ -162,6 +182,7 @@ impl HandlerState for Pool {
             served: AtomicU32::new(0),
             retiring: AtomicBool::new(false),
             expired: AtomicBool::new(false),
+            somebody_left: AtomicBool::new(false),
             left: AtomicWaker::new(),
         });
         Ok(Handled {
@@ -169,14 +190,14 @@ impl HandlerState for Pool {
             proxy,
             view: WasiHttpView::http,
             expiration: Expiration {
-                host: Weak::clone(&self.host),
+                instances: Arc::clone(&host.instances),
                 shared: Arc::clone(&shared),
                 idle: Arc::clone(&self.idle),
                 is_idle: false,
                 timer: Box::pin(sleep(IDLE)),
                 wall: limits.wall,
                 patience: host.limits.idle_time,
-                released: None,
+                changed: Box::pin(Arc::clone(&self.idle.changed).notified_owned()),
             },
             state: Worker(shared),
         })
@@ -215,6 +236,8 @@ pub struct Shared {
     retiring: AtomicBool,
     /// Its time was over.
     expired: AtomicBool,
+    /// Somebody left before the end of their answer.
+    somebody_left: AtomicBool,
     left: AtomicWaker,
 }
 
@@ -225,7 +248,13 @@ impl Shared {
 
     /// Somebody who waited for one of its requests has left.
     pub fn left(&self) {
+        self.somebody_left.store(true, Ordering::Release);
         self.left.wake();
+    }
+
+    /// Whether it takes no more requests.
+    pub fn is_retiring(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed)
     }
 
     fn retire(&self) {
@@ -261,7 +290,7 @@ impl WorkerState for Worker {
 
     fn should_accept_request(&self, at_once: usize, total: usize) -> ShouldAccept {
         let shared = &self.0;
-        if shared.retiring.load(Ordering::Relaxed) || total >= shared.uses as usize {
+        if shared.is_retiring() || total >= shared.uses as usize {
             return ShouldAccept::Never;
         }
         if at_once >= shared.at_once as usize {
@@ -292,7 +321,10 @@ impl WorkerState for Worker {
         if has_grown(shared.born_with, sizes) || (alone && ctx.resources() > MAX_LEFT_OVER) {
             shared.retire();
         }
-        shared.requests().push(stream);
+        let mut requests = shared.requests();
+        requests.retain(|stream| stream.strong_count() > 0);
+        requests.push(stream);
+        drop(requests);
         // If it was set before, the request has been handed over before; that doesn't happen.
         let _ = request.worker.set(Arc::clone(shared));
         let shared = Arc::clone(shared);
@@ -343,15 +375,14 @@ impl WorkerState for Worker {
 
 /// When a worker must go.
 pub struct Expiration {
-    host: Weak<Host>,
+    instances: Arc<Instances>,
     shared: Arc<Shared>,
     idle: Arc<Idle>,
     is_idle: bool,
     timer: Pin<Box<Sleep>>,
     wall: Duration,
     patience: Duration,
-    /// Waits for "one is to go" and "all are to go".
-    released: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    changed: Pin<Box<OwnedNotified>>,
 }
 
 impl Expiration {
@@ -361,23 +392,21 @@ impl Expiration {
         }
         self.is_idle = idle;
         if idle {
-            self.idle.count.fetch_add(1, Ordering::Relaxed);
-            let idle = Arc::clone(&self.idle);
-            self.released = Some(Box::pin(async move {
-                tokio::select! {
-                    () = idle.give_up.notified() => {}
-                    () = idle.close.cancelled() => {}
-                }
-            }));
+            self.idle.count.fetch_add(1, Ordering::SeqCst);
         } else {
-            self.idle.count.fetch_sub(1, Ordering::Relaxed);
-            self.released = None;
+            self.idle.count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    /// Whether another plugin waits for an instance.
-    fn is_wanted(&self) -> bool {
-        self.host.upgrade().is_none_or(|host| host.instances.wanted())
+    /// Whether it may go, being idle: it is told to, or another plugin waits for an instance. Wakes the task when that
+    /// changes.
+    fn is_released(&mut self, cx: &mut Context<'_>) -> bool {
+        // Armed before looking, so that nothing is missed in between.
+        while self.changed.as_mut().poll(cx).is_ready() {
+            let changed = Arc::clone(&self.idle.changed).notified_owned();
+            self.changed.set(changed);
+        }
+        self.idle.lets_go() || self.instances.wanted()
     }
 
     /// Whether it is later than `when`; wakes the task when it is. The timer may be early, and is set again then: that
@@ -408,29 +437,23 @@ impl WorkerExpiration for Expiration {
         this.set_idle(status == WorkerStatus::Idle);
         let over = match status {
             WorkerStatus::Idle => {
-                let released = this
-                    .released
-                    .as_mut()
-                    .is_some_and(|r| r.as_mut().poll(cx).is_ready());
-                released
-                    || this.is_wanted()
-                    || this.shared.retiring.load(Ordering::Relaxed)
-                    || this.passed(cx, start + IDLE)
+                this.is_released(cx) || this.shared.is_retiring() || this.passed(cx, start + IDLE)
             }
             WorkerStatus::Requests | WorkerStatus::PostReturn => {
                 this.shared.left.register(cx.waker());
-                let (waiting, left) = this.shared.audience();
-                if left > 0 {
-                    this.shared.retire();
-                }
-                if waiting == 0 && left > 0 {
-                    true
-                } else if status == WorkerStatus::Requests {
-                    this.passed(cx, start + this.wall + GRACE)
-                } else {
-                    // Bodies that are being read have their own patience; work after them has this one.
-                    waiting == 0 && this.passed(cx, start + this.patience)
-                }
+                let deserted = this.shared.somebody_left.swap(false, Ordering::Acquire) && {
+                    let (waiting, left) = this.shared.audience();
+                    if left > 0 {
+                        this.shared.retire();
+                    }
+                    waiting == 0 && left > 0
+                };
+                deserted
+                    || match status {
+                        WorkerStatus::Requests => this.passed(cx, start + this.wall + GRACE),
+                        // Bodies that are being read have their own patience; work after them has this one.
+                        _ => this.passed(cx, start + this.patience) && this.shared.audience().0 == 0,
+                    }
             }
         };
         if over {
