@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error as WasiError, WasiBody};
 
 use crate::dispatch::concurrent::Seat;
-use crate::error::{Fault, Trap};
+use crate::error::{Error, Fault, Trap};
 use crate::headers::without_forbidden_trailers;
 use crate::listen::StreamGuard;
 use crate::runtime::plugin::Version;
@@ -139,12 +139,24 @@ struct StreamInner {
     /// Frames that were ready when the guest died: they were written by it and are sent.
     kept: VecDeque<Frame<Bytes>>,
     end: End,
+    upload: Upload,
     /// The end came from the body itself; nobody has reported it yet.
     untold: bool,
     /// The reader, while it waits for a frame.
     waker: Option<Waker>,
     /// The driver, while it waits for the end.
     driver: Option<Waker>,
+}
+
+/// How the request's own body came in, as far as that is an excuse for a guest.
+#[derive(Clone, Copy, Debug, Default)]
+enum Upload {
+    #[default]
+    Fine,
+    /// The client left, or broke its framing.
+    Broken,
+    /// Nothing came for so long.
+    Stalled(Duration),
 }
 
 #[derive(Debug, Default)]
@@ -192,6 +204,25 @@ impl Stream {
         let mut inner = self.lock();
         inner.body = Some(body);
         inner.left = promised;
+    }
+
+    fn upload(&self, how: Upload) {
+        self.lock().upload = how;
+    }
+
+    /// Whose fault a guest's failure is: one whose client broke off its upload is not to blame.
+    pub fn blame(&self, error: Error) -> Error {
+        match (self.lock().upload, error) {
+            (Upload::Broken, Error::Guest(fault)) if !fault.trap.is_blameless() => {
+                Error::Guest(Fault::new(Trap::ClientGone, fault.cause))
+            }
+            (Upload::Stalled(after), Error::Guest(fault))
+                if matches!(fault.trap, Trap::Refused | Trap::NoResponse) =>
+            {
+                Error::BodyTimeout { after }
+            }
+            (_, error) => error,
+        }
     }
 
     /// Whether the body was read to the end that the guest gave it.
@@ -502,10 +533,14 @@ impl StreamInner {
                     }
                 }
             }
-            Some(Err(error)) => Some(Err(Fault::new(
-                Trap::Refused,
-                format!("the guest gave up its response body: {error}"),
-            ))),
+            Some(Err(error)) => {
+                let trap = match self.upload {
+                    Upload::Fine => Trap::Refused,
+                    Upload::Broken | Upload::Stalled(_) => Trap::ClientGone,
+                };
+                let cause = format!("the guest gave up its response body: {error}");
+                Some(Err(Fault::new(trap, cause)))
+            }
             None if self.left.is_some_and(|left| left > 0) => Some(Err(length("shorter"))),
             None => None,
         })
@@ -555,9 +590,13 @@ impl Body for RequestBody {
             Poll::Ready(frame) => {
                 this.timer = None;
                 this.stream.touch(this.since);
-                if let Some(Ok(frame)) = &frame {
-                    let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    this.version.metrics.received(bytes);
+                match &frame {
+                    Some(Ok(frame)) => {
+                        let bytes = frame.data_ref().map_or(0, Bytes::len);
+                        this.version.metrics.received(bytes);
+                    }
+                    Some(Err(_)) => this.stream.upload(Upload::Broken),
+                    None => {}
                 }
                 Poll::Ready(frame.map(|f| f.map(without_forbidden_trailers).map_err(WasiError::Hyper)))
             }
@@ -567,6 +606,7 @@ impl Body for RequestBody {
                     .timer
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
                 ready!(timer.as_mut().poll(cx));
+                this.stream.upload(Upload::Stalled(patience));
                 Poll::Ready(Some(Err(WasiError::ConnectionReadTimeout)))
             }
         }

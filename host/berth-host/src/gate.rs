@@ -4,7 +4,7 @@
 //! The body of a typed route is read before the place is taken, so that a slow upload holds no instance.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, header};
@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-use crate::admit::Admission;
+use crate::admit::{Admission, Place};
 use crate::dispatch::Target;
 use crate::dispatch::auth::bindings::berth::policy::types::{Principal, RequestInfo};
 use crate::dispatch::auth::{self, AuthOp};
@@ -89,9 +89,13 @@ pub async fn admit(
         Target::Http(plugin) => {
             let version = ready(plugin, record)?;
             if matches!(plugin.reuse, Reuse::Concurrent { .. }) {
-                let place = plugin.slots.enter(plugin.limits.wall).await?;
-                record.waited(place.queued());
-                version.metrics.queued(place.queued());
+                let place = waited(
+                    record,
+                    &version,
+                    plugin.slots.enter(plugin.limits.wall),
+                    Place::queued,
+                )
+                .await?;
                 return Ok(Admitted::Shared(SharedCall {
                     plugin: Arc::clone(plugin),
                     version,
@@ -143,14 +147,28 @@ async fn place(
     plugin: &Plugin,
     version: &Version,
 ) -> Result<Admission, Error> {
+    waited(
+        record,
+        version,
+        find_place(host, plugin, version),
+        Admission::queued,
+    )
+    .await
+}
+
+/// Note how long a request waited for a place, whether it got one or not.
+async fn waited<T>(
+    record: &mut Record,
+    version: &Version,
+    place: impl Future<Output = Result<T, Error>>,
+    queued: impl Fn(&T) -> Duration,
+) -> Result<T, Error> {
     let started = Instant::now();
-    let place = find_place(host, plugin, version).await;
+    let place = place.await;
     // A place that was free has cost nothing; whoever is sent away has waited all the same.
-    let waited = place
-        .as_ref()
-        .map_or_else(|_| started.elapsed(), Admission::queued);
-    record.waited(waited);
-    version.metrics.queued(waited);
+    let time = place.as_ref().map_or_else(|_| started.elapsed(), queued);
+    record.waited(time);
+    version.metrics.queued(time);
     place
 }
 
@@ -187,7 +205,7 @@ fn ready(plugin: &Arc<Plugin>, record: &mut Record) -> Result<Arc<Version>, Erro
 /// without a working `auth` policy nobody is anybody (503).
 async fn caller(
     host: &Arc<Host>,
-    record: &Record,
+    record: &mut Record,
     access: &Access,
     request: &Request<Incoming>,
 ) -> Result<Option<Principal>, Error> {
@@ -216,14 +234,11 @@ async fn caller(
         return Err(Error::Unauthenticated { token_given: true });
     };
     // A policy that fails again and again gets a pause.
-    if version.streak.pauses() {
+    if version.callers.pauses() {
         return Err(Error::AuthUnavailable);
     }
     // Given back before the request's own place is asked for, so that the two can't wait for each other.
-    let admission = find_place(host, plugin, version)
-        .await
-        .map_err(|_| Error::AuthUnavailable)?;
-    version.metrics.queued(admission.queued());
+    let admission = place(host, record, plugin, version).await?;
     let principal = auth::authenticate(
         host,
         record,

@@ -12,9 +12,13 @@ pub fn is_forbidden(name: &HeaderName) -> bool {
     DEFAULT_FORBIDDEN_HEADERS.contains(name) || *name == header::TE
 }
 
-/// Whether a header speaks for the host: a client can't send it, a guest sees only the host's own.
+/// Whether a header speaks for the host: a client can't send it, a guest sees only the host's own. With an underscore as
+/// well, because gateways such as CGI (RFC 3875 section 4.1.18) make no difference between the two.
 pub fn is_ours(name: &HeaderName) -> bool {
-    name.as_str().starts_with("berth-")
+    matches!(
+        name.as_str().as_bytes(),
+        [b'b', b'e', b'r', b't', b'h', b'-' | b'_', ..]
+    )
 }
 
 /// What a trailer can't be beyond what a header can't be (RFC 9110 section 6.5.1): it would change how the message is

@@ -126,6 +126,14 @@ fn check_head(request: &Request<Incoming>, limit: usize) -> Result<(), Error> {
     if target + fields > limit {
         return Err(Error::HeadTooLarge { limit });
     }
+    // In an absolute target (RFC 9112 section 3.2.2) or `:authority`; RFC 9110 section 4.2.4 for user information.
+    if request
+        .uri()
+        .authority()
+        .is_some_and(|a| a.as_str().contains('@'))
+    {
+        return Err(Error::InvalidHead("its target has user information"));
+    }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let first = hosts.next();
     if hosts.next().is_some() {
@@ -134,8 +142,7 @@ fn check_head(request: &Request<Incoming>, limit: usize) -> Result<(), Error> {
     match first {
         // In HTTP/2 `:authority` stands for it, and wins over it (RFC 9113 section 8.3.1).
         _ if request.version() == HttpVersion::HTTP_2 => match request.uri().authority() {
-            Some(authority) if !authority.as_str().contains('@') => Ok(()),
-            Some(_) => Err(Error::InvalidHead("its :authority is not a host")),
+            Some(_) => Ok(()),
             None if first.is_some_and(|host| is_host(host.as_bytes())) => Ok(()),
             None => Err(Error::InvalidHead(
                 "it has neither an :authority nor a Host header",
@@ -247,7 +254,7 @@ impl Record {
 
     /// It waited this long for an instance, whether it got one or not.
     pub fn waited(&mut self, time: Duration) {
-        self.queued = time;
+        self.queued += time;
     }
 
     /// A guest runs for it.
@@ -259,6 +266,9 @@ impl Record {
         self.code = Some(answer.code.clone());
         if let Error::Guest(fault) = error {
             self.trap = Some(fault.trap);
+            if let (true, Some(metrics)) = (fault.trap.is_blameless(), self.metrics()) {
+                metrics.trap(fault.trap);
+            }
         }
         if let (Some(plugin), Some(refusal)) = (&self.plugin, Refusal::of(error)) {
             plugin.metrics.refused(refusal);
@@ -272,10 +282,13 @@ impl Record {
 
     /// A streaming body was cut off. `untold` if nobody has said so yet: the body itself was at fault.
     pub fn cut(&mut self, fault: &Fault, untold: bool) {
-        if untold {
-            if let Some(metrics) = self.metrics() {
-                metrics.trap(fault.trap);
-            }
+        // What is nobody's fault is counted by the record alone.
+        if (untold || fault.trap.is_blameless())
+            && let Some(metrics) = self.metrics()
+        {
+            metrics.trap(fault.trap);
+        }
+        if untold && !fault.trap.is_blameless() {
             tracing::error!(
                 target: "berth::plugin",
                 plugin = self.plugin.as_ref().map(|p| p.name.as_str()),

@@ -126,7 +126,7 @@ fn is_id(text: &str) -> bool {
     (1..=MAX_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// A text editor's last line end is not part of the key.
+/// One line end at the end is a text editor's and not part of the key; everything else is.
 fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
     let key = std::fs::read(path).map_err(|error| KeyError::Unreadable {
         path: path.to_owned(),
@@ -135,7 +135,8 @@ fn read(path: &Path) -> Result<Vec<u8>, KeyError> {
             _ => error.to_string(),
         },
     })?;
-    let key = key.trim_ascii_end();
+    let key = key.strip_suffix(b"\n").unwrap_or(&key);
+    let key = key.strip_suffix(b"\r").unwrap_or(key);
     if key.len() < MIN_KEY {
         return Err(KeyError::Short {
             path: path.to_owned(),
@@ -279,6 +280,24 @@ mod tests {
             "x".repeat(1_000_000),
         ] {
             assert!(verifier.verify(&bad).is_none());
+        }
+    }
+
+    #[test]
+    fn one_line_end_is_no_part_of_the_key_and_nothing_else_is_cut_off() {
+        let read_back = |bytes: &[u8]| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(bytes).unwrap();
+            read(file.path()).unwrap()
+        };
+        let key = [b'k'; 32];
+        for end in [&b"\n"[..], b"\r\n", b""] {
+            assert_eq!(read_back(&[&key[..], end].concat()), key);
+        }
+        for end in [&b" "[..], b"\n\n", b"\t"] {
+            let whole = [&key[..], end].concat();
+            let cut = whole.strip_suffix(b"\n").unwrap_or(&whole);
+            assert_eq!(read_back(&whole), cut);
         }
     }
 

@@ -355,3 +355,55 @@ fn expect_100_continue_is_answered_when_the_body_is_wanted() {
     connection.send("hello");
     assert_eq!(connection.response("POST").unwrap().text(), "hello");
 }
+
+#[test]
+fn client_that_leaves_during_its_upload_is_no_fault_of_the_guest() {
+    for plugin in ["echo", "echo-p3"] {
+        let berth = Manifest::new().handler(&format!("fixtures/{plugin}")).start();
+        for n in 0..25 {
+            let mut connection = Connection::open(berth.address);
+            let id = format!("{plugin}-{n}");
+            connection.send(head(
+                "POST",
+                &format!("/{plugin}/x"),
+                &[("x-request-id", &id)],
+                100_000,
+            ));
+            connection.send([b'x'; 1000]);
+            drop(connection);
+            let line = berth.request_line(&id);
+            assert_eq!(line["trap"], "client-gone", "{line}");
+        }
+        assert_eq!(
+            berth.metric("berth_plugin_traps_total", &[plugin, "client-gone"]),
+            25.0
+        );
+        assert_eq!(
+            berth.metric("berth_plugin_traps_total", &[plugin, "refused"]),
+            0.0
+        );
+        assert!(
+            !berth.log().iter().any(|e| e["level"] == "ERROR"),
+            "nobody is blamed"
+        );
+    }
+}
+
+#[test]
+fn upload_that_stalls_is_no_fault_of_the_guest() {
+    let berth = Berth::start(
+        Manifest::new().handler("fixtures/echo").text(),
+        &[("BERTH_HTTP_IDLE_TIME", "300ms")],
+    );
+    let mut connection = Connection::open(berth.address);
+    connection.send(head("POST", "/echo/x", &[], 100_000));
+    connection.send([b'x'; 1000]);
+    let answer = connection.response("POST").unwrap();
+    assert_eq!(answer.ended, Ended::Cut);
+    let line = berth.request_line(answer.header("x-request-id").unwrap());
+    assert_eq!(line["trap"], "client-gone", "{line}");
+    assert!(
+        !berth.log().iter().any(|e| e["level"] == "ERROR"),
+        "nobody is blamed"
+    );
+}

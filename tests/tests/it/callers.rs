@@ -147,6 +147,7 @@ fn handler_is_told_the_caller_in_headers_that_nobody_can_forge() {
         ("Berth-User-Roles", "admin"),
         ("berth-request-id", "forged"),
         ("berth-anything", "x"),
+        ("berth_user_id", "root"),
     ];
     let told = |path: &str, token: Option<&str>| {
         let bearer = token.map(|subject| format!("Bearer {}", token_until(subject, now() + 60)));
@@ -159,7 +160,7 @@ fn handler_is_told_the_caller_in_headers_that_nobody_can_forge() {
         let text = request(berth.address, "GET", path, &headers, b"").text();
         let mut lines: Vec<String> = text
             .lines()
-            .filter(|line| line.starts_with("berth-"))
+            .filter(|line| line.starts_with("berth") || line.starts_with("authorization"))
             .map(str::to_owned)
             .collect();
         lines.sort();
@@ -167,7 +168,12 @@ fn handler_is_told_the_caller_in_headers_that_nobody_can_forge() {
     };
     assert_eq!(told("/public/headers", None), ["berth-request-id: id-1"]);
     // On a public route nobody is asked who they are.
-    assert_eq!(told("/public/headers", Some("admin")), ["berth-request-id: id-1"]);
+    let public = told("/public/headers", Some("admin"));
+    assert!(
+        public[0].starts_with("authorization: Bearer "),
+        "the handler's own business"
+    );
+    assert_eq!(public[1..], ["berth-request-id: id-1"]);
     assert_eq!(
         told("/admin/headers", Some("admin")),
         [
@@ -223,6 +229,16 @@ fn policy_that_fails_again_and_again_gets_a_pause_and_recovers() {
         berth.metric("berth_plugin_traps_total", &["auth", "unreachable"]),
         20.0
     );
+}
+
+#[test]
+fn logins_that_break_the_policy_lock_nobody_out() {
+    let berth = start();
+    for _ in 0..25 {
+        let body = r#"{"email":"panic@example.com","password":"correct horse"}"#;
+        assert_eq!(berth.post("/api/v1/auth/login", body).code(), "plugin-trap");
+    }
+    assert_eq!(ask(&berth, "/user/status/200", "u-1").status, 200);
 }
 
 #[test]

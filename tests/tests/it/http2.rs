@@ -315,3 +315,86 @@ fn sigterm_lets_streams_end_and_closes_idle_connections() {
     // A client that ignores the goodbye does not hold up the stop for its whole time of 30 s.
     assert!(stopped.elapsed() < Duration::from_secs(15));
 }
+
+const WINDOW_UPDATE: u8 = 8;
+/// SETTINGS_INITIAL_WINDOW_SIZE (4) is nothing.
+const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+
+#[test]
+fn answers_that_nobody_takes_hold_no_place_whatever_else_the_connection_does() {
+    let more = "reuse = \"concurrent\"\ngrants = { log = true }\nlimits = { concurrency = 2 }";
+    let manifest = Manifest::new().handler_with("fixtures/counter-p3", more);
+    let berth = Berth::start(manifest.text(), &[("BERTH_HTTP_IDLE_TIME", "400ms")]);
+    let mut raw = Raw::open(berth.address);
+    raw.frame(kind::SETTINGS, 0, 0, &NO_WINDOW);
+    for stream in [1, 3] {
+        raw.frame(
+            kind::HEADERS,
+            END_STREAM | END_HEADERS,
+            stream,
+            &get_block("/counter-p3/x"),
+        );
+    }
+    // Other streams move all the time.
+    let mut stream = 5;
+    while raw.frame(
+        kind::HEADERS,
+        END_STREAM | END_HEADERS,
+        stream,
+        &get_block("/health"),
+    ) && stream < 400
+    {
+        stream += 2;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(stream < 400, "the connection was given up");
+    assert_eq!(berth.get("/counter-p3/x").status, 200);
+}
+
+#[test]
+fn slow_reader_gets_the_whole_of_its_answer() {
+    let berth = Berth::start(
+        Manifest::new().handler("fixtures/echo").text(),
+        &[("BERTH_HTTP_HEADER_TIME", "200ms")],
+    );
+    let mut raw = Raw::open(berth.address);
+    raw.frame(kind::SETTINGS, 0, 0, &NO_WINDOW);
+    raw.frame(
+        kind::HEADERS,
+        END_STREAM | END_HEADERS,
+        1,
+        &get_block("/echo/big/4000"),
+    );
+    let mut got = 0;
+    // Longer than an idle connection may live and say goodbye: the whole answer is in the host's hands at once.
+    for _ in 0..40 {
+        raw.frame(WINDOW_UPDATE, 0, 1, &100u32.to_be_bytes());
+        let data = raw.find(|f| f.kind == kind::DATA).expect("the next piece");
+        got += data.payload.len();
+        std::thread::sleep(Duration::from_millis(80));
+    }
+    assert_eq!(got, 4_000);
+}
+
+#[test]
+fn instance_that_died_holds_no_permit_while_an_answer_of_it_is_unread() {
+    let more = "reuse = \"concurrent\"\ngrants = { log = true }\nlimits = { cpu = \"200ms\" }";
+    let manifest = Manifest::new()
+        .handler_with("fixtures/counter-p3", more)
+        .handler_with("fixtures/spin", "limits = { cpu = \"200ms\", wall = \"5s\" }");
+    let berth = manifest.start();
+    let mut raw = Raw::open(berth.address);
+    raw.frame(kind::SETTINGS, 0, 0, &NO_WINDOW);
+    raw.frame(
+        kind::HEADERS,
+        END_STREAM | END_HEADERS,
+        1,
+        &get_block("/counter-p3/x"),
+    );
+    assert!(raw.find(|f| f.kind == kind::HEADERS && f.stream == 1).is_some());
+    assert_eq!(berth.get("/counter-p3/spin").code(), "plugin-cpu");
+    // With the permit lost it would wait for it until its wall time.
+    for _ in 0..4 {
+        assert_eq!(berth.get("/spin/x").code(), "plugin-cpu");
+    }
+}

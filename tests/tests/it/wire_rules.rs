@@ -301,3 +301,16 @@ fn first_requests_in_parallel_are_all_served() {
     });
     assert_eq!(answers, [200; 32]);
 }
+
+#[test]
+fn target_with_user_information_is_refused() {
+    let berth = hello();
+    for target in ["http://u@berth.test/hello/x", "http://u:p@berth.test/hello/x"] {
+        let answer = request(berth.address, "GET", target, &[], b"");
+        assert_eq!((answer.status, answer.code().as_str()), (400, "invalid-request"));
+    }
+    assert_eq!(
+        request(berth.address, "GET", "http://berth.test/hello/x", &[], b"").status,
+        200
+    );
+}

@@ -218,7 +218,12 @@ pub async fn authenticate(
             .call_authenticate(store, &info, &claims)
             .await
     });
-    match answered.await {
+    let answered = answered.await;
+    match &answered {
+        Ok(_) => _ = version.callers.went_well(),
+        Err(_) => _ = version.callers.failed(),
+    }
+    match answered {
         Ok(Ok(principal)) if is_usable(&principal) => Ok(principal),
         Ok(Ok(_)) => {
             tracing::error!(

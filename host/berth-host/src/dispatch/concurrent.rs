@@ -139,6 +139,7 @@ pub async fn call(
             Ok(reply(response, stream, seat, since, patience, is_head))
         }
         Err((error, told)) => {
+            let error = stream.blame(error);
             if !told {
                 report(&origin, &error);
             }

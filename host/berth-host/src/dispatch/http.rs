@@ -221,22 +221,22 @@ impl Run {
                     }
                 }
                 (_, Some(Err(error))) => Err(error),
-                (Some(Err(error)), _) => return Err(refusal(&error, &meter)),
-                (None, _) => return Err(no_response()),
+                (Some(Err(error)), _) => return Err(stream.blame(refusal(&error, &meter))),
+                (None, _) => return Err(stream.blame(no_response())),
             }
         };
         match outcome {
             Ok(()) => {
                 let settled = stream.settle();
                 if !bodiless && let Err(fault) = settled {
-                    return Err(Error::Guest(fault));
+                    return Err(stream.blame(Error::Guest(fault)));
                 }
                 went_well(instance.store.data().origin());
                 instance.release(&version, &host.instances);
                 Ok(())
             }
             Err(error) => {
-                let error = trap::classify(&error, &meter);
+                let error = stream.blame(trap::classify(&error, &meter));
                 // Before the store is dropped, or its closing channels would read as a finished body.
                 stream.die(fault_of(&error));
                 Err(error)
@@ -397,6 +397,8 @@ impl Told {
     fn write(&self, headers: &mut HeaderMap) {
         headers.insert(BERTH_REQUEST_ID, self.request_id.clone());
         if let Some((id, roles)) = &self.caller {
+            // The host has verified it; a handler that had it could act as its caller elsewhere.
+            headers.remove(header::AUTHORIZATION);
             headers.insert(BERTH_USER_ID, id.clone());
             headers.insert(BERTH_USER_ROLES, roles.clone());
         }

@@ -91,17 +91,16 @@ fn report(origin: &Origin, error: &Error) {
     let plugin = &origin.plugin;
     let (plugin_name, version, request_id) = (&plugin.name, &origin.version.digest, origin.request_id());
     match error {
-        Error::Guest(Fault { trap, cause }) => {
+        // What is nobody's fault is counted by the request's record.
+        Error::Guest(Fault { trap, cause }) if !trap.is_blameless() => {
             origin.version.metrics.trap(*trap);
-            if !trap.is_blameless() {
-                let trap = trap.label();
-                tracing::error!(
-                    target: "berth::plugin",
-                    plugin = plugin_name, version, request_id, trap,
-                    "a guest failed: {cause}",
-                );
-                failed(origin);
-            }
+            let trap = trap.label();
+            tracing::error!(
+                target: "berth::plugin",
+                plugin = plugin_name, version, request_id, trap,
+                "a guest failed: {cause}",
+            );
+            failed(origin);
         }
         Error::Internal(cause) => {
             tracing::error!(

@@ -6,8 +6,8 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,8 @@ pub(super) async fn run<S>(
         tracing::debug!(target: "berth::listen", %error, "TCP_NODELAY can't be set");
     }
     let reset = Arc::new(AtomicBool::new(false));
-    let mut stream = Lingering::new(stream, limits.idle_time, Arc::clone(&reset));
+    let writes = Arc::new(Writes::default());
+    let mut stream = Lingering::new(stream, limits.idle_time, Arc::clone(&reset), Arc::clone(&writes));
     if let Some(tls) = tls {
         let handshake = timeout(limits.header_time, tls.acceptor().accept(stream));
         let accepted = tokio::select! {
@@ -69,7 +70,7 @@ pub(super) async fn run<S>(
         };
         match accepted {
             Ok(Ok(stream)) => match stream.get_ref().1.alpn_protocol() {
-                Some(b"h2") => serve_http2(stream, service, limits, &shutdown).await,
+                Some(b"h2") => serve_http2(stream, service, limits, &shutdown, writes).await,
                 _ => serve_http1(stream, service, limits, &shutdown, &reset).await,
             },
             Ok(Err(error)) => {
@@ -86,7 +87,7 @@ pub(super) async fn run<S>(
     };
     match protocol {
         Ok(Ok(Protocol::Http1)) => serve_http1(stream, service, limits, &shutdown, &reset).await,
-        Ok(Ok(Protocol::Http2)) => serve_http2(stream, service, limits, &shutdown).await,
+        Ok(Ok(Protocol::Http2)) => serve_http2(stream, service, limits, &shutdown, writes).await,
         // The client left, or said nothing for as long as a head may take.
         Ok(Err(_)) | Err(_) => {}
     }
@@ -130,7 +131,7 @@ where
     }
 }
 
-async fn serve_http2<I, S>(io: I, service: S, limits: HostLimits, shutdown: &Shutdown)
+async fn serve_http2<I, S>(io: I, service: S, limits: HostLimits, shutdown: &Shutdown, writes: Arc<Writes>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
     S: Serve,
@@ -143,7 +144,7 @@ where
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_send_buf_size(SEND_BUFFER);
-    let activity = Arc::new(Activity::default());
+    let activity = Arc::new(Activity::new(writes));
     let counted = service_fn(|request| {
         let stream = StreamGuard::open(&activity);
         let answered = service.call(request);
@@ -198,51 +199,89 @@ where
     }
 }
 
-/// What happens on an HTTP/2 connection, as far as its end depends on it. hyper has no idle time for HTTP/2, and a
-/// client that opens no window would hold its answers for ever.
+/// When a socket last took bytes. hyper lets go of an answer's body when its last piece is with the HTTP/2 layer, which
+/// may be long before a slow client has it.
 #[derive(Debug)]
-struct Activity {
+pub(super) struct Writes {
     base: Instant,
-    /// Streams whose answer is not out yet.
-    open: AtomicUsize,
-    /// Of these, the ones that are still being worked on.
-    running: AtomicUsize,
-    /// Milliseconds after `base` at which a stream last began, moved or ended.
-    moved: AtomicU64,
+    /// Milliseconds after `base`.
+    last: AtomicU64,
 }
 
-impl Default for Activity {
+impl Default for Writes {
     fn default() -> Self {
         Self {
             base: Instant::now(),
-            open: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
-            moved: AtomicU64::new(0),
+            last: AtomicU64::new(0),
         }
     }
 }
 
+impl Writes {
+    fn now(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes went out.
+    pub(super) fn touch(&self) {
+        self.last.store(self.now(), Ordering::Relaxed);
+    }
+}
+
+/// What happens on an HTTP/2 connection, as far as its end depends on it. hyper has no idle time for HTTP/2, and a
+/// client that opens no window would hold its answers for ever.
+#[derive(Debug)]
+struct Activity {
+    writes: Arc<Writes>,
+    /// Streams whose answer is not out yet.
+    open: AtomicUsize,
+    /// Of these, the ones whose answer is being sent, each with the time at which it last moved.
+    answered: Mutex<Vec<Weak<AtomicU64>>>,
+    /// When a stream last began or ended, as `writes` counts.
+    changed: AtomicU64,
+}
+
 impl Activity {
+    fn new(writes: Arc<Writes>) -> Self {
+        Self {
+            writes,
+            open: AtomicUsize::new(0),
+            answered: Mutex::default(),
+            changed: AtomicU64::new(0),
+        }
+    }
+
     fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
     fn touch(&self) {
-        let now = u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved.store(now, Ordering::Relaxed);
+        self.changed.store(self.writes.now(), Ordering::Relaxed);
     }
 
     /// How much longer the connection may be as it is. Nothing: its time is over.
     fn due(&self, limits: &HostLimits, stopping: bool) -> Duration {
-        let patience = match (self.open(), self.running.load(Ordering::Relaxed)) {
-            (0, _) if stopping => GOODBYE,
-            (0, _) => limits.header_time,
-            (_, 0) => limits.idle_time,
-            // Whoever works on a request keeps its deadlines.
-            (_, _) => return limits.idle_time,
+        let now = self.writes.now();
+        let left = |patience: Duration, since: u64| {
+            patience.saturating_sub(Duration::from_millis(now.saturating_sub(since)))
         };
-        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
-        patience.saturating_sub(self.base.elapsed().saturating_sub(moved))
+        if self.open() == 0 {
+            let patience = if stopping { GOODBYE } else { limits.header_time };
+            let last = self.writes.last.load(Ordering::Relaxed);
+            return left(patience, self.changed.load(Ordering::Relaxed).max(last));
+        }
+        // One answer that nobody takes is enough: it may hold an instance. Whoever works on a request keeps its
+        // deadlines.
+        let mut oldest = now;
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.retain(|moved| match moved.upgrade() {
+            Some(moved) => {
+                oldest = oldest.min(moved.load(Ordering::Relaxed));
+                true
+            }
+            None => false,
+        });
+        left(limits.idle_time, oldest)
     }
 }
 
@@ -250,42 +289,44 @@ impl Activity {
 #[derive(Debug)]
 pub(crate) struct StreamGuard {
     activity: Arc<Activity>,
-    running: bool,
+    moved: Arc<AtomicU64>,
 }
 
 impl StreamGuard {
     fn open(activity: &Arc<Activity>) -> Self {
         activity.open.fetch_add(1, Ordering::Relaxed);
-        activity.running.fetch_add(1, Ordering::Relaxed);
         activity.touch();
         Self {
             activity: Arc::clone(activity),
-            running: true,
+            moved: Arc::default(),
         }
     }
 
     /// The answer is there; what is left is to send it.
-    fn answered(mut self) -> Self {
-        self.stop_running();
-        self
-    }
-
-    fn stop_running(&mut self) {
-        if std::mem::take(&mut self.running) {
-            self.activity.running.fetch_sub(1, Ordering::Relaxed);
+    fn answered(self) -> Self {
+        self.moved();
+        let mut answered = self
+            .activity
+            .answered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if answered.len() == answered.capacity() {
+            answered.retain(|moved| moved.strong_count() > 0);
         }
-        self.activity.touch();
+        answered.push(Arc::downgrade(&self.moved));
+        drop(answered);
+        self
     }
 
     /// A piece of the answer went out.
     pub(crate) fn moved(&self) {
-        self.activity.touch();
+        self.moved.store(self.activity.writes.now(), Ordering::Relaxed);
     }
 }
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.stop_running();
+        self.activity.touch();
         self.activity.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::connection::Writes;
+
 /// How long, and for how many bytes, a closed connection is still read, so that a client that is still sending gets
 /// to read the answer instead of a reset.
 const LINGER: Duration = Duration::from_secs(2);
@@ -47,11 +49,17 @@ pub(super) struct Lingering {
     patience: Duration,
     stuck: Option<Pin<Box<Sleep>>>,
     reset: Arc<AtomicBool>,
+    writes: Arc<Writes>,
 }
 
 impl Lingering {
     /// `patience` is how long a write may make no progress. Setting `reset` makes the socket close with a reset.
-    pub(super) fn new(stream: TcpStream, patience: Duration, reset: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        patience: Duration,
+        reset: Arc<AtomicBool>,
+        writes: Arc<Writes>,
+    ) -> Self {
         Self {
             stream,
             first: Bytes::new(),
@@ -61,6 +69,7 @@ impl Lingering {
             patience,
             stuck: None,
             reset,
+            writes,
         }
     }
 
@@ -89,6 +98,7 @@ impl Lingering {
     /// Keep the time of a write that can't go on.
     fn timed<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
+            self.writes.touch();
             self.stuck = None;
             return write;
         }

@@ -29,6 +29,9 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// Time of change and size of both files, where they are there.
+type Stamps = [Option<(SystemTime, u64)>; 2];
+
 /// Why TLS can't be served. Its text names the file and what to do; never a byte of the key.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -107,7 +110,7 @@ impl TlsFiles {
     }
 
     /// What changes when a file is replaced, written or linked elsewhere.
-    fn stamps(&self) -> [Option<(SystemTime, u64)>; 2] {
+    fn stamps(&self) -> Stamps {
         [&self.certificate, &self.key].map(|path| {
             let found = std::fs::metadata(path).ok()?;
             Some((found.modified().ok()?, found.len()))
@@ -146,6 +149,8 @@ fn fault(path: &Path, wanted: &'static str, label: &'static str, error: pem::Err
 /// What handshakes use now.
 pub struct Tls {
     files: TlsFiles,
+    /// From before the files were read, so that no change is missed.
+    read: Stamps,
     current: ArcSwap<ServerConfig>,
 }
 
@@ -163,8 +168,9 @@ impl Tls {
     /// # Errors
     /// See [`TlsFiles::load`].
     pub fn new(files: TlsFiles) -> Result<Self, TlsError> {
+        let read = files.stamps();
         let current = ArcSwap::new(files.load()?);
-        Ok(Self { files, current })
+        Ok(Self { files, read, current })
     }
 
     /// For one handshake.
@@ -175,7 +181,7 @@ impl Tls {
     /// Read the files again whenever they change, until told to stop. Files that can't be used are said once and
     /// change nothing: the old certificate stays.
     pub(super) async fn follow(&self, stop: CancellationToken) {
-        let mut seen = self.files.stamps();
+        let mut seen = self.read;
         let mut ticks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {

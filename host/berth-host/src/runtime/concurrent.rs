@@ -336,6 +336,7 @@ impl WorkerState for Worker {
 
     fn drop(&self, store: Store<Ctx>, result: wasmtime::Result<()>) {
         let shared = &self.0;
+        shared.meter.end();
         if let Err(error) = result {
             let (waiting, _) = shared.audience();
             let fault = match (shared.expired.load(Ordering::Relaxed), waiting) {

@@ -77,8 +77,7 @@ const DECOMMIT_BATCH: usize = 16;
 pub struct Runtime {
     /// The engine.
     pub engine: Engine,
-    /// Everything that can be imported, WASI and `berth:host` alike; what a plugin may import of it is decided by
-    /// its grants before it is linked.
+    /// WASI, which everybody may import; [`super::link::granted`] adds what a plugin is granted.
     pub(crate) linker: Linker<Ctx>,
     /// Whose turn it is to run guest code.
     pub turns: Arc<Turns>,

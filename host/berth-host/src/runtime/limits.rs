@@ -103,6 +103,11 @@ impl Meter {
         }
     }
 
+    /// The store is gone: nothing is held for it any more, even if somebody still knows the meter.
+    pub fn end(&self) {
+        self.hold(None);
+    }
+
     /// The store has been polled and waits. Unless the guest has only given its thread back, a stretch is over.
     pub fn rest(&self) {
         if !self.yielding.load(Ordering::Relaxed) {

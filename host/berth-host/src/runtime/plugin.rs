@@ -141,6 +141,8 @@ pub struct Version {
     pub workers: Workers,
     /// Its failures in a row.
     pub streak: Streak,
+    /// Of an `auth` policy, those of `authenticate` alone: what else fails must not lock anybody out.
+    pub callers: Streak,
     /// What is counted of it.
     pub metrics: VersionMetrics,
 }
@@ -283,6 +285,7 @@ fn finish(
         shelf: Shelf::default(),
         workers: Workers::default(),
         streak: Streak::default(),
+        callers: Streak::default(),
         metrics: VersionMetrics::default(),
     })
 }
