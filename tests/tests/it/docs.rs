@@ -371,3 +371,25 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
     let (_up, address) = start(command().arg("up").current_dir(&crate_folder));
     assert_eq!(curls_answer(&text, address), 1);
 }
+
+#[test]
+fn tests_that_the_table_of_faults_names_exist() {
+    let rows = table(
+        &read("tests/README.md"),
+        "| what went wrong elsewhere | reported in | shown by |",
+    );
+    assert!(rows.len() >= 20);
+    for row in rows {
+        let line = &row[2];
+        let names: Vec<&str> = line
+            .split([',', ' ', '`'])
+            .filter(|part| part.contains("::"))
+            .collect();
+        assert!(!names.is_empty(), "{row:?}");
+        for name in names {
+            let (module, test) = name.split_once("::").unwrap();
+            let source = read(&format!("tests/tests/it/{module}.rs"));
+            assert!(source.contains(&format!("fn {test}()")), "{name}");
+        }
+    }
+}
