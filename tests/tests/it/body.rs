@@ -271,6 +271,7 @@ fn typed_body_over_the_limit_is_413_before_it_is_read() {
     }
     let answer = connection.response("POST").unwrap();
     assert_eq!((answer.status, answer.code().as_str()), (413, "body-too-large"));
+    assert_eq!(answer.header("connection"), Some("close"));
     // Exactly at the limit is not over it.
     let exact = format!("{{\"token\":\"{}\"}}", "x".repeat(1024 * 1024 - 12));
     assert_eq!(exact.len(), 1024 * 1024);

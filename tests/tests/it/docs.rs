@@ -40,7 +40,7 @@ fn commands(text: &str) -> Vec<String> {
 }
 
 /// A child that is stopped by SIGTERM and waited for.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -52,7 +52,7 @@ impl Drop for Running {
 }
 
 /// Start something that ends up as `berth`, and wait for its addresses.
-fn start(command: &mut Command) -> (Running, SocketAddr) {
+pub(crate) fn start(command: &mut Command) -> (Running, SocketAddr) {
     command
         .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
         .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0");

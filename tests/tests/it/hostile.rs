@@ -1,9 +1,10 @@
 //! Guests that misbehave while they run: each costs its own request one answer, and nothing else.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use berth_tests::berth::{Berth, Manifest};
-use berth_tests::wire::{Connection, Ended, get, head};
+use berth_tests::wire::{Connection, Ended, Response, get, head};
 
 /// The request that fails, the answer it must get, and that the next request of the same plugin and of another one
 /// are served.
@@ -205,12 +206,15 @@ fn the_same_faults_of_a_03_handler_have_the_same_answers() {
 #[test]
 fn one_spinning_guest_per_worker_leaves_the_others_their_time() {
     let berth = with_hello("spin", "limits = { cpu = \"2s\", concurrency = 64 }");
+    leave_the_others_their_time(&berth, |address| get(address, "/spin/x"));
+}
+
+/// One request that spins for each worker, while `hello` and `/health` are asked.
+pub(crate) fn leave_the_others_their_time(berth: &Berth, spin: fn(SocketAddr) -> Response) {
     let workers = std::thread::available_parallelism().unwrap().get();
     let address = berth.address;
     std::thread::scope(|scope| {
-        let spinning: Vec<_> = (0..workers)
-            .map(|_| scope.spawn(move || get(address, "/spin/x")))
-            .collect();
+        let spinning: Vec<_> = (0..workers).map(|_| scope.spawn(move || spin(address))).collect();
         // They are in when the metrics say that their instances are taken.
         while berth.metric("berth_instances_free", &[]) > 256.0 - workers as f64 {
             std::thread::yield_now();

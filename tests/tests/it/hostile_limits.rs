@@ -228,7 +228,10 @@ fn health_answers_while_256_guests_spin() {
     while berth.metric("berth_instances_free", &[]) > 4.0 {
         std::thread::yield_now();
     }
-    let settled = Latencies::of(&berth, "/health", time);
+    // The middle of three: one hiccup of the machine is not the host's.
+    let mut settled: Vec<_> = (0..3).map(|_| Latencies::of(&berth, "/health", time)).collect();
+    settled.sort_by_key(|s| s.at(0.99));
+    let settled = settled.swap_remove(1);
     let hello = Latencies::of(&berth, "/hello/x", time);
     println!(
         "/health, quiet: {quiet}\n/health, 256 spinners arriving: {arriving}\n/health, 256 spinning: {settled}\n\
@@ -239,10 +242,10 @@ fn health_answers_while_256_guests_spin() {
         4.0,
         "they all spin to the end"
     );
-    for measured in [&arriving, &settled] {
-        // The promise; the median is held to it, so that a noisy machine can't fail the test.
-        assert!(measured.at(0.5) < Duration::from_millis(100), "{measured}");
-    }
+    // The promise is 100 ms. While the spinners come in, only the median is held to it: the clients and the host share
+    // a machine.
+    assert!(arriving.at(0.5) < Duration::from_millis(100), "{arriving}");
+    assert!(settled.at(0.99) <= Duration::from_millis(100), "{settled}");
     // A round of all spinners takes longer than two seconds: a short call doesn't wait for it.
     assert!(hello.at(0.5) < Duration::from_secs(1), "{hello}");
 }

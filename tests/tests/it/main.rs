@@ -11,6 +11,7 @@
 mod body;
 mod callers;
 mod caps;
+mod cases;
 mod check;
 mod concurrent;
 mod cors;
