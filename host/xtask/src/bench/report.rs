@@ -78,7 +78,7 @@ impl Report {
             self.rounds
         );
         for (name, command) in &self.servers {
-            text += &format!("  {name:<13}{command}\n");
+            text += &format!("  {name:<16} {command}\n");
         }
 
         let header = ["median req/s", "min–max", "p50", "p99"];
