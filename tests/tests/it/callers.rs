@@ -282,10 +282,11 @@ fn caller_is_asked_before_the_body_is_read_and_holds_no_place() {
     let berth = Berth::start(&text, &[("BERTH_TOKENS_HS256_KEY_FILE", &path)]);
     std::thread::scope(|scope| {
         let asked: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| ask(&berth, "/user/status/200", "u-1").status))
+            .map(|_| scope.spawn(|| ask(&berth, "/user/status/200", "u-1")))
             .collect();
         for one in asked {
-            assert_eq!(one.join().unwrap(), 200);
+            let answer = one.join().unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
         }
     });
 }

@@ -58,3 +58,19 @@ fn exactly_the_excess_over_cap_and_queue_is_sent_away() {
     let refused = berth.metric("berth_plugin_refused_total", &["echo", "plugin-busy"]);
     assert_eq!(refused, (CROWD - 320) as f64);
 }
+
+#[test]
+fn place_that_was_just_given_back_has_a_free_slot_behind_it() {
+    // As many slots as places: whoever gets a place a moment before its slot is free would find none.
+    for reuse in ["", "reuse = \"serial\"\nreuse_count = 1"] {
+        let more = format!("limits = {{ concurrency = 2000 }}\n{reuse}");
+        let manifest = Manifest::new()
+            .raw("[limits]\ninstances = 1\n")
+            .handler_with("hello", &more);
+        let berth = Berth::start(manifest.text(), &[("RUST_LOG", "warn")]);
+        for _ in 0..10 {
+            let answers = load::run(load::at_once(berth.address, "/hello/x", 300));
+            assert_eq!(answers, BTreeMap::from([((200, false), 300)]));
+        }
+    }
+}

@@ -10,14 +10,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Sleep, sleep, sleep_until, timeout};
 use wasmtime::component::GuestTaskId;
 use wasmtime::{Store, StoreContextMut};
@@ -51,27 +51,10 @@ pub struct Workers {
 #[derive(Debug, Default)]
 struct Idle {
     count: AtomicUsize,
-    /// So many of them are to go.
-    wanted: AtomicUsize,
     /// All are to go.
     closed: AtomicBool,
-    /// One of these has changed.
+    /// They should look whether they may stay.
     changed: Arc<Notify>,
-}
-
-impl Idle {
-    /// Whether an idle worker that asks is to go.
-    fn lets_go(&self) -> bool {
-        if self.closed.load(Ordering::Relaxed) {
-            return true;
-        }
-        let less = |wanted: usize| wanted.checked_sub(1);
-        self.wanted.load(Ordering::Relaxed) > 0
-            && self
-                .wanted
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-                .is_ok()
-    }
 }
 
 impl Workers {
@@ -97,11 +80,10 @@ impl Workers {
         self.idle.count.load(Ordering::Relaxed)
     }
 
-    /// Let one idle instance go. False if there is none.
-    pub fn give_up_one(&self) -> bool {
+    /// Let idle instances look whether somebody waits for their places, and go if so. False if there is none.
+    pub fn give_up_idle(&self) -> bool {
         let any = self.idle() > 0;
         if any {
-            self.idle.wanted.fetch_add(1, Ordering::Relaxed);
             self.idle.changed.notify_waiters();
         }
         any
@@ -164,12 +146,7 @@ impl HandlerState for Pool {
             }
         }
         let (uses, born_with) = instance.birth();
-        let Instance {
-            store,
-            exports: Some(Exports::Http(proxy)),
-            ..
-        } = instance
-        else {
+        let (store, Some(Exports::Http(proxy)), permit) = instance.into_parts() else {
             return Err(wasmtime::Error::msg("the plugin is no handler"));
         };
         let shared = Arc::new(Shared {
@@ -179,11 +156,11 @@ impl HandlerState for Pool {
             at_once,
             born_with,
             requests: Mutex::default(),
-            served: AtomicU32::new(0),
             retiring: AtomicBool::new(false),
             expired: AtomicBool::new(false),
             somebody_left: AtomicBool::new(false),
             left: AtomicWaker::new(),
+            permit: Mutex::new(Some(permit)),
         });
         Ok(Handled {
             store,
@@ -231,7 +208,6 @@ pub struct Shared {
     born_with: (usize, usize),
     /// Every request whose answer isn't complete.
     requests: Mutex<Vec<Weak<Stream>>>,
-    served: AtomicU32,
     /// No more requests.
     retiring: AtomicBool,
     /// Its time was over.
@@ -239,6 +215,8 @@ pub struct Shared {
     /// Somebody left before the end of their answer.
     somebody_left: AtomicBool,
     left: AtomicWaker,
+    /// The instance's place among the host's; given back after the store is dropped.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Shared {
@@ -306,7 +284,6 @@ impl WorkerState for Worker {
         id: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
         let shared = &self.0;
-        shared.served.fetch_add(1, Ordering::Relaxed);
         let stream = Arc::downgrade(&request.stream);
         let ctx = store.data_mut();
         let (tasks, sizes) = ctx.tasks_and_sizes();
@@ -371,6 +348,12 @@ impl WorkerState for Worker {
         }
         shared.origin.end();
         drop(store);
+        let permit = shared
+            .permit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(permit);
     }
 }
 
@@ -407,7 +390,7 @@ impl Expiration {
             let changed = Arc::clone(&self.idle.changed).notified_owned();
             self.changed.set(changed);
         }
-        self.idle.lets_go() || self.instances.wanted()
+        self.idle.closed.load(Ordering::Relaxed) || self.instances.wanted()
     }
 
     /// Whether it is later than `when`; wakes the task when it is. The timer may be early, and is set again then: that

@@ -162,9 +162,6 @@ pub struct Ctx {
     pub(super) tasks: Vec<Task>,
     /// The request's place in its plugin's share; given back when it is done with the store.
     place: Option<Place>,
-    /// The store's place among the host's instances. Given back when the store is dropped, and not before: its memory
-    /// is in use until then.
-    _instance: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for Ctx {
@@ -242,6 +239,9 @@ pub struct Instance {
     uses: u32,
     /// Memory and table elements when it was instantiated.
     born_with: (usize, usize),
+    /// Its place among the host's instances. After the store, and not in its data: a store drops its data before it gives
+    /// its slots back, and whoever gets the place then must find a free slot.
+    permit: OwnedSemaphorePermit,
 }
 
 impl fmt::Debug for Instance {
@@ -263,9 +263,10 @@ impl Instance {
             Admission::Fresh { place, instance } => Self {
                 uses: origin.plugin.reuse.uses(),
                 lease: Some(Lease(Arc::clone(&origin))),
-                store: store(runtime, origin, meter, Some(place), instance),
+                store: store(runtime, origin, meter, Some(place)),
                 exports: None,
                 born_with: (0, 0),
+                permit: instance,
             },
         }
     }
@@ -281,10 +282,16 @@ impl Instance {
             uses: origin.plugin.reuse.uses(),
             // The worker knows when its store ends.
             lease: None,
-            store: store(runtime, origin, meter, None, instance),
+            store: store(runtime, origin, meter, None),
             exports: None,
             born_with: (0, 0),
+            permit: instance,
         }
+    }
+
+    /// The store, what it exports, and its place among the host's instances, which must outlive the store.
+    pub(super) fn into_parts(self) -> (Store<Ctx>, Option<Exports>, OwnedSemaphorePermit) {
+        (self.store, self.exports, self.permit)
     }
 
     /// How many requests it may serve, and how large it was when it was made.
@@ -347,13 +354,7 @@ impl Instance {
 
 /// A fresh store. WASI is there because every toolchain imports it, and empty: no arguments, no environment, no
 /// sockets, no folders but those granted; standard output goes to the log.
-fn store(
-    runtime: &Runtime,
-    origin: Arc<Origin>,
-    meter: &Arc<Meter>,
-    place: Option<Place>,
-    instance: OwnedSemaphorePermit,
-) -> Store<Ctx> {
+fn store(runtime: &Runtime, origin: Arc<Origin>, meter: &Arc<Meter>, place: Option<Place>) -> Store<Ctx> {
     let current = Arc::new(CurrentOrigin(Mutex::new(Arc::clone(&origin))));
     let mut wasi = WasiCtx::builder();
     wasi.stdout(GuestOutput::stdout(&current, origin.plugin.log))
@@ -382,7 +383,6 @@ fn store(
         origin,
         tasks: Vec::new(),
         place,
-        _instance: instance,
     };
     let mut store = Store::new(&runtime.engine, ctx);
     store.limiter(|ctx| &mut ctx.limiter);
