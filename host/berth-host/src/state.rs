@@ -241,7 +241,7 @@ impl Host {
     /// Drop one idle instance of any plugin, so that another can be made. False if there is none.
     pub fn give_up_idle(&self) -> bool {
         self.versions()
-            .any(|version| version.shelf.give_up_one() || version.workers.give_up_one())
+            .any(|version| version.shelf.give_up_one() || version.workers.give_up_idle())
     }
 
     /// What every plugin serves.

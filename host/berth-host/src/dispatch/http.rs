@@ -394,14 +394,16 @@ impl Told {
         }
     }
 
-    fn write(&self, headers: &mut HeaderMap) {
-        headers.insert(BERTH_REQUEST_ID, self.request_id.clone());
-        if let Some((id, roles)) = &self.caller {
+    /// Write them, and give back the scheme.
+    fn write(self, headers: &mut HeaderMap) -> Scheme {
+        headers.insert(BERTH_REQUEST_ID, self.request_id);
+        if let Some((id, roles)) = self.caller {
             // The host has verified it; a handler that had it could act as its caller elsewhere.
             headers.remove(header::AUTHORIZATION);
-            headers.insert(BERTH_USER_ID, id.clone());
-            headers.insert(BERTH_USER_ROLES, roles.clone());
+            headers.insert(BERTH_USER_ID, id);
+            headers.insert(BERTH_USER_ROLES, roles);
         }
+        self.scheme
     }
 }
 
@@ -424,7 +426,7 @@ pub(super) fn into_guest(
 ) -> Result<Request<WasiBody>, Error> {
     let (mut parts, body) = request.into_parts();
     headers::strip(&mut parts.headers);
-    told.write(&mut parts.headers);
+    let scheme = told.write(&mut parts.headers);
     let given = parts.uri.authority().is_some();
     if !given {
         // Only HTTP/1.0 gets here without one; wasi:http can't do without.
@@ -437,7 +439,7 @@ pub(super) fn into_guest(
     // the client calls its scheme is not asked.
     if given || matches!(version.pre, Pre::Http(ProxyPre::P3(_))) {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.scheme = Some(told.scheme);
+        uri.scheme = Some(scheme);
         if uri.authority.is_none()
             && let Some(host) = parts.headers.get(header::HOST)
         {
