@@ -18,6 +18,7 @@ pub mod components;
 pub mod http2;
 pub mod load;
 pub mod prometheus;
+pub mod store;
 pub mod upstream;
 pub mod wire;
 

@@ -69,7 +69,7 @@ fn host(reuse: &str) -> Arc<Host> {
     }
     let spec = config::parse(Path::new("berth.toml"), &manifest, &Environment::empty()).unwrap();
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    Arc::new(Host::build(&spec, None, workers, |_| {}).unwrap())
+    Arc::new(Host::build(&spec, &Arc::default(), workers, |_| {}).unwrap())
 }
 
 const FRESH: &str = "";

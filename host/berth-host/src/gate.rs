@@ -226,7 +226,7 @@ async fn caller(
     };
     // Two of them: nobody can say whose the request is.
     let only = given.next().is_none().then_some(first);
-    let verifier = host.tokens.as_ref();
+    let verifier = host.services.tokens.as_ref();
     let claims = only
         .and_then(|value| bearer(value.as_bytes()))
         .and_then(|token| verifier?.verify(token));

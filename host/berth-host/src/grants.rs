@@ -16,24 +16,56 @@ pub enum Capability {
     Settings,
     /// `berth:host/log`.
     Log,
+    /// `berth:host/sql`, in the schemas of [`Grants::schemas`].
+    Sql,
+    /// `berth:host/passwords`.
+    Passwords,
+    /// `berth:host/tokens`.
+    Tokens,
+    /// `berth:host/sessions`.
+    Sessions,
 }
 
 impl Capability {
     /// Every capability.
-    pub const ALL: [Self; 2] = [Self::Settings, Self::Log];
+    pub const ALL: [Self; 6] = [
+        Self::Settings,
+        Self::Log,
+        Self::Sql,
+        Self::Passwords,
+        Self::Tokens,
+        Self::Sessions,
+    ];
 
     /// The key in `grants = { … }`, which is the WIT interface's name.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Settings => "settings",
             Self::Log => "log",
+            Self::Sql => "sql",
+            Self::Passwords => "passwords",
+            Self::Tokens => "tokens",
+            Self::Sessions => "sessions",
         }
     }
 
     /// Whether a call may wait for something outside the process. A guest that waits in such a call holds its store.
     pub const fn waits(self) -> bool {
         match self {
-            Self::Settings | Self::Log => false,
+            Self::Settings | Self::Log | Self::Tokens => false,
+            Self::Sql | Self::Passwords | Self::Sessions => true,
+        }
+    }
+
+    /// The line that grants it, as an example.
+    pub const fn example(self) -> &'static str {
+        match self {
+            Self::Settings => "settings = true",
+            Self::Log => "log = true",
+            Self::Sql => "sql = [\"<schema>\"]",
+            Self::Passwords => "passwords = true",
+            Self::Tokens => "tokens = true",
+            Self::Sessions => "sessions = true",
         }
     }
 
@@ -55,6 +87,7 @@ impl fmt::Display for Capability {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     capabilities: Vec<Capability>,
+    schemas: Vec<String>,
     http: HttpGrant,
     folders: Vec<FolderGrant>,
 }
@@ -73,6 +106,15 @@ impl Grants {
             capabilities,
             ..Self::default()
         }
+    }
+
+    /// The same with `sql` in these schemas.
+    pub fn with_schemas(mut self, schemas: Vec<String>) -> Self {
+        if !schemas.is_empty() && !self.has(Capability::Sql) {
+            self.capabilities.push(Capability::Sql);
+            self.capabilities.sort_unstable();
+        }
+        Self { schemas, ..self }
     }
 
     /// The same with hosts that may be called.
@@ -95,6 +137,11 @@ impl Grants {
         self.capabilities.iter().copied()
     }
 
+    /// The schemas of `sql`, in the order of the search path.
+    pub fn schemas(&self) -> &[String] {
+        &self.schemas
+    }
+
     /// The hosts that may be called.
     pub fn http(&self) -> &HttpGrant {
         &self.http
@@ -107,7 +154,13 @@ impl Grants {
 
     /// The manifest's line that would grant what is granted now, and one more host.
     pub fn line_with_host(&self, entry: &str) -> String {
-        let mut parts: Vec<String> = self.iter().map(|c| format!("{c} = true")).collect();
+        let mut parts: Vec<String> = self
+            .iter()
+            .map(|capability| match capability {
+                Capability::Sql => format!("sql = {:?}", self.schemas),
+                other => other.example().to_owned(),
+            })
+            .collect();
         let hosts: Vec<String> = self
             .http
             .entries()
@@ -153,8 +206,9 @@ impl fmt::Display for Missing {
         match self.capability {
             Some(capability) => write!(
                 f,
-                "it imports \"{}\", which is not granted; add `{capability} = true` to the plugin's `grants`",
-                self.import
+                "it imports \"{}\", which is not granted; add `{}` to the plugin's `grants`",
+                self.import,
+                capability.example()
             ),
             None => write!(f, "it imports \"{}\", which this host doesn't have", self.import),
         }

@@ -13,13 +13,17 @@ use crate::caps::outgoing::Client;
 use crate::cors::Cors;
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
+use crate::grants::Capability;
+use crate::identity::SessionSpec;
 use crate::listen::tls::TlsFiles;
 use crate::metrics::{HostMetrics, PluginMetrics};
+use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
+use crate::services::Services;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
-use crate::tokens::{TokenSpec, Verifier};
+use crate::tokens::TokenSpec;
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +83,12 @@ pub struct HostSpec {
     pub tls: Option<TlsFiles>,
     /// Which tokens are valid.
     pub tokens: TokenSpec,
+    /// How long sessions live.
+    pub sessions: SessionSpec,
+    /// The data folder.
+    pub data: PathBuf,
+    /// The database.
+    pub postgres: PostgresSpec,
     /// The address for operators, if there is one.
     pub admin: Option<SocketAddr>,
     /// Limits of the host.
@@ -95,7 +105,30 @@ pub struct HostSpec {
     pub file: PathBuf,
 }
 
+/// What a manifest needs beside plugins and routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The data folder: keys or a private cluster.
+    pub data: bool,
+    /// The database.
+    pub postgres: bool,
+    /// The identity store.
+    pub identity: bool,
+}
+
 impl HostSpec {
+    /// What must be started for it.
+    pub fn needs(&self) -> Needs {
+        let granted = |capability| self.plugins.iter().any(|p| p.grants.has(capability));
+        let identity = granted(Capability::Sessions);
+        let postgres = identity || granted(Capability::Sql) || self.postgres.url.is_some();
+        Needs {
+            data: postgres || granted(Capability::Tokens),
+            postgres,
+            identity,
+        }
+    }
+
     /// What the instance pools must hold for this manifest.
     pub fn runtime_settings(&self, workers: usize) -> RuntimeSettings {
         RuntimeSettings {
@@ -122,8 +155,8 @@ pub struct Host {
     pub router: Router<Arc<Route>>,
     /// The `auth` policy, if the manifest names one.
     pub auth: Option<Arc<Plugin>>,
-    /// Knows valid tokens. Nobody's is without it.
-    pub tokens: Option<Verifier>,
+    /// Keys, database, identity store.
+    pub services: Arc<Services>,
     /// The host's instances; see [`crate::admit`].
     pub instances: Arc<Instances>,
     /// Limits of the host.
@@ -205,12 +238,12 @@ impl Host {
     /// See [`BuildError`].
     pub fn build(
         spec: &HostSpec,
-        tokens: Option<Verifier>,
+        services: &Arc<Services>,
         workers: usize,
         mut said: impl FnMut(&Plugin),
     ) -> Result<Self, BuildError> {
         let runtime = Runtime::new(spec.runtime_settings(workers)).map_err(BuildError::Engine)?;
-        let plugins = load_all(&runtime, &spec.plugins)?;
+        let plugins = load_all(&runtime, &spec.plugins, services)?;
         plugins.iter().for_each(|p| said(p));
         let auth = plugins
             .iter()
@@ -224,7 +257,7 @@ impl Host {
             runtime,
             router,
             auth,
-            tokens,
+            services: Arc::clone(services),
             instances: Arc::new(Instances::new(spec.limits.instances)),
             has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,
@@ -251,7 +284,11 @@ impl Host {
 }
 
 /// Compile on one thread of low priority: the cores belong to the requests.
-fn load_all(runtime: &Runtime, specs: &[PluginSpec]) -> Result<Vec<Arc<Plugin>>, BuildError> {
+fn load_all(
+    runtime: &Runtime,
+    specs: &[PluginSpec],
+    services: &Arc<Services>,
+) -> Result<Vec<Arc<Plugin>>, BuildError> {
     thread::scope(|scope| {
         let compiling = thread::Builder::new()
             .name("berth-compile".to_owned())
@@ -261,7 +298,7 @@ fn load_all(runtime: &Runtime, specs: &[PluginSpec]) -> Result<Vec<Arc<Plugin>>,
                 specs
                     .iter()
                     .map(|spec| (spec, load(runtime, spec)))
-                    .map(plugin)
+                    .map(|(spec, loaded)| plugin(spec, loaded, services))
                     .collect()
             })?;
         compiling
@@ -270,13 +307,14 @@ fn load_all(runtime: &Runtime, specs: &[PluginSpec]) -> Result<Vec<Arc<Plugin>>,
     })
 }
 
-fn plugin((spec, loaded): (&PluginSpec, Result<Version, LoadFault>)) -> Arc<Plugin> {
+fn plugin(spec: &PluginSpec, loaded: Result<Version, LoadFault>, services: &Arc<Services>) -> Arc<Plugin> {
     Arc::new(Plugin {
         name: spec.name.clone(),
         limits: spec.limits,
         reuse: spec.reuse,
         grants: spec.grants.clone(),
         settings: spec.settings.clone(),
+        services: Arc::clone(services),
         outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
         log: spec.log,
         slots: Slots::new(spec.limits.concurrency),

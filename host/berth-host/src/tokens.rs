@@ -117,6 +117,7 @@ impl Verifier {
             issued_at: claims.iat.saturating_mul(1_000),
             expires_at: claims.exp.saturating_mul(1_000),
             extra: Value::Object(claims.ext).to_string(),
+            account: None,
         })
     }
 }

@@ -15,8 +15,10 @@ use std::time::Instant;
 
 use berth_host::config::{self, Environment};
 use berth_host::files::Files;
+use berth_host::listen::tls::Tls;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
+use berth_host::services::Services;
 use berth_host::state::{Host, HostSpec};
 use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -124,7 +126,32 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
     let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
-    let host = Host::build(&spec, files.tokens, workers, announce).map_err(|error| error.to_string())?;
+    let services = Services::start(&spec, files.tokens)
+        .await
+        .map_err(|error| error.to_string())?;
+    let services = Arc::new(services);
+    let ended = serve_with(
+        spec,
+        files.tls,
+        &services,
+        (callers, operators),
+        (workers, started),
+        log,
+    )
+    .await;
+    services.stop().await;
+    ended
+}
+
+async fn serve_with(
+    spec: HostSpec,
+    tls: Option<Arc<Tls>>,
+    services: &Arc<Services>,
+    (callers, operators): (listen::Bound, Option<listen::Bound>),
+    (workers, started): (usize, Instant),
+    log: &Log,
+) -> Result<(), String> {
+    let host = Host::build(&spec, services, workers, announce).map_err(|error| error.to_string())?;
     let host = Arc::new(host);
     host.metrics.log_lines_dropped_by(log.dropped());
     let settings = host.runtime.settings();
@@ -143,7 +170,7 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
         .as_ref()
         .map(|o| format!("berth admin on http://{}\n", o.address))
         .unwrap_or_default();
-    let scheme = if files.tls.is_some() { "https" } else { "http" };
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let ready = format!("ready in {} ms\n", started.elapsed().as_millis());
     check::write(
         &format!("berth listens on {scheme}://{}\n{admin}{ready}", callers.address),
@@ -153,12 +180,7 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
     if let Some(admin) = operators {
         tokio::spawn(listen::run_admin(Arc::clone(&host), admin, shutdown.clone()));
     }
-    tokio::spawn(listen::run(
-        Arc::clone(&host),
-        callers,
-        files.tls,
-        shutdown.clone(),
-    ));
+    tokio::spawn(listen::run(Arc::clone(&host), callers, tls, shutdown.clone()));
 
     stop::wait(&host, &shutdown, signals)
         .await

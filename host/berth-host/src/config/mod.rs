@@ -23,10 +23,13 @@ use crate::cors::{self, Cors, Origins};
 use crate::grants::folders::FolderGrant;
 use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
+use crate::identity::SessionSpec;
 use crate::listen::tls::TlsFiles;
+use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
+use crate::secret::Secret;
 use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
 use crate::telemetry::TelemetrySpec;
@@ -136,7 +139,21 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
             .scalar("audience", values::path)
             .unwrap_or_else(|| "berth".to_owned()),
     };
+    let sessions = SessionSpec {
+        access_life: tokens_section
+            .scalar("access_life", values::duration)
+            .unwrap_or(Duration::from_secs(24 * 60 * 60)),
+        refresh_life: tokens_section
+            .scalar("refresh_life", values::duration)
+            .unwrap_or(Duration::from_secs(30 * 24 * 60 * 60)),
+    };
     tokens_section.finish();
+    let data_section = root.section("data");
+    let data = data_section
+        .scalar("dir", values::path)
+        .unwrap_or_else(|| ".berth".to_owned());
+    data_section.finish();
+    let postgres = postgres(root);
     // An address that can't be read is not judged by what stands in for it.
     let readable = |section: &Section<'_, '_>, given: bool| given || section.value("listen").is_none();
     if readable(&http, listen_given.is_some()) && readable(&admin_section, admin_given.is_some()) {
@@ -191,6 +208,9 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         listen,
         tls,
         tokens,
+        sessions,
+        data: reader.resolve(&data),
+        postgres,
         admin,
         limits: host_limits,
         plugins,
@@ -199,6 +219,33 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         telemetry,
         file: reader.file().to_owned(),
     }
+}
+
+fn postgres(root: &Section<'_, '_>) -> PostgresSpec {
+    let section = root.section("postgres");
+    let spec = PostgresSpec {
+        url: section.scalar("url", values::path).map(Secret::new),
+        connections: section
+            .scalar("connections", values::count(1, 1_000))
+            .unwrap_or(25),
+        idle_connections: section
+            .scalar("idle_connections", values::count(0, 1_000))
+            .unwrap_or(5),
+        idle_time: section
+            .scalar("idle_time", values::duration)
+            .unwrap_or(Duration::from_secs(5 * 60)),
+        acquire_time: section
+            .scalar("acquire_time", values::duration)
+            .unwrap_or(Duration::from_secs(5)),
+        statement_time: section
+            .scalar("statement_time", values::duration)
+            .unwrap_or(Duration::from_secs(10)),
+        plugin_connections: section
+            .scalar("plugin_connections", values::count(1, 100))
+            .unwrap_or(8),
+    };
+    section.finish();
+    spec
 }
 
 /// Two listeners can't have one address; the second one would only find out when it binds.
@@ -405,8 +452,11 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
     let mut http = HttpGrant::default();
     let mut granted_folders = Vec::new();
     let mut capabilities = Vec::new();
+    let mut schemas = Vec::new();
     for (key, at) in section.keys() {
-        if key == Grants::HTTP {
+        if key == Capability::Sql.key() {
+            schemas = granted_schemas(reader, &section, &key);
+        } else if key == Grants::HTTP {
             http = hosts(reader, &section, &key);
         } else if key == Grants::FOLDERS {
             granted_folders = folders(reader, &section.section(&key));
@@ -427,8 +477,32 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
         }
     }
     Grants::new(capabilities)
+        .with_schemas(schemas)
         .with_http(http)
         .with_folders(granted_folders)
+}
+
+/// The schemas of `sql`.
+fn granted_schemas(reader: &Reader<'_>, grants: &Section<'_, '_>, key: &str) -> Vec<String> {
+    let fault = |message: String| {
+        reader.fault(grants.at_of(key), &format!("{}.{key}", grants.path()), message);
+        Vec::new()
+    };
+    match grants.value(key) {
+        Some(Value::Array) => {}
+        other => {
+            return fault(format!(
+                "must be a list of the schemas that the plugin may use, as in [\"notes\"], not {}",
+                other.map_or("nothing", |value| value.kind())
+            ));
+        }
+    }
+    match grants.list(key, values::schema) {
+        Some(schemas) if schemas.is_empty() => {
+            fault("the list is empty; leave the key out to allow no schema".to_owned())
+        }
+        schemas => schemas.unwrap_or_default(),
+    }
 }
 
 fn hosts(reader: &Reader<'_>, grants: &Section<'_, '_>, key: &str) -> HttpGrant {

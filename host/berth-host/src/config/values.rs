@@ -264,6 +264,25 @@ pub(super) fn host_entry(value: &Value) -> Parsed<HostEntry> {
     text(value)?.parse()
 }
 
+/// The name of a schema that a plugin may be granted.
+pub(super) fn schema(value: &Value) -> Parsed<String> {
+    let name = text(value)?;
+    let mut bytes = name.bytes();
+    let starts = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
+    let goes_on = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    if !starts || !goes_on || name.len() > 63 {
+        return Err(format!(
+            "\"{name}\" can't be a schema here: a name has 1 to 63 lower-case letters, digits and \"_\", and begins with no digit"
+        ));
+    }
+    if name.starts_with("pg_")
+        || ["berth", "node", "vault", "public", "information_schema"].contains(&name.as_str())
+    {
+        return Err(format!("\"{name}\" is not for plugins; choose another name"));
+    }
+    Ok(name)
+}
+
 pub(super) fn is_plugin_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name

@@ -21,7 +21,14 @@ macro_rules! wasi {
 const PACKAGES: &[&[(&str, &str)]] = &[
     &[
         ("log.wit", include_str!("../../../../wit/host/log.wit")),
+        (
+            "passwords.wit",
+            include_str!("../../../../wit/host/passwords.wit"),
+        ),
+        ("sessions.wit", include_str!("../../../../wit/host/sessions.wit")),
         ("settings.wit", include_str!("../../../../wit/host/settings.wit")),
+        ("sql.wit", include_str!("../../../../wit/host/sql.wit")),
+        ("tokens.wit", include_str!("../../../../wit/host/tokens.wit")),
         ("worlds.wit", include_str!("../../../../wit/host/worlds.wit")),
     ],
     &[

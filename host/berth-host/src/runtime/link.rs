@@ -28,6 +28,10 @@ pub fn granted(base: &Linker<Ctx>, grants: &Grants) -> wasmtime::Result<Linker<C
         match capability {
             Capability::Settings => caps::settings::add_to_linker(&mut linker)?,
             Capability::Log => caps::log::add_to_linker(&mut linker)?,
+            Capability::Sql => caps::sql::add_to_linker(&mut linker)?,
+            Capability::Passwords => caps::passwords::add_to_linker(&mut linker)?,
+            Capability::Tokens => caps::tokens::add_to_linker(&mut linker)?,
+            Capability::Sessions => caps::sessions::add_to_linker(&mut linker)?,
         }
     }
     Ok(linker)

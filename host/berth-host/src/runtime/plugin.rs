@@ -26,6 +26,7 @@ use crate::contract::{self, Fault, FaultKind, Faults, Kind, Report};
 use crate::dispatch::auth::bindings::AuthPolicyPre;
 use crate::grants::{Capability, Grants};
 use crate::metrics::{PluginMetrics, VersionMetrics};
+use crate::services::Services;
 
 /// The largest component file, in bytes. A Python component has about 40 MiB.
 pub const MAX_COMPONENT: u64 = 256 * 1024 * 1024;
@@ -105,6 +106,8 @@ pub struct Plugin {
     pub grants: Grants,
     /// Its settings.
     pub settings: Settings,
+    /// Keys, database, identity store, for its host functions.
+    pub services: Arc<Services>,
     /// What calls other hosts for it; nothing unless it may call any.
     pub outgoing: Option<Client>,
     /// The most talkative level at which its guest is heard.
