@@ -48,7 +48,9 @@ impl Services {
             false => None,
         };
         let postgres = match &data {
-            Some(data) if needs.postgres => Some(Arc::new(Postgres::start(&spec.postgres, data).await?)),
+            Some(data) if needs.postgres => Some(Arc::new(
+                Postgres::start(&spec.postgres, data, needs.logins).await?,
+            )),
             _ => None,
         };
         let identity = match (&data, &postgres) {

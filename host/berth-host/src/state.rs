@@ -114,18 +114,26 @@ pub struct Needs {
     pub postgres: bool,
     /// The identity store.
     pub identity: bool,
+    /// How many plugins have a login to the database, and connections of their own.
+    pub logins: u32,
 }
 
 impl HostSpec {
     /// What must be started for it.
     pub fn needs(&self) -> Needs {
         let granted = |capability| self.plugins.iter().any(|p| p.grants.has(capability));
+        let with_sql = self
+            .plugins
+            .iter()
+            .filter(|p| p.grants.has(Capability::Sql))
+            .count();
         let identity = granted(Capability::Sessions);
         let postgres = identity || granted(Capability::Sql) || self.postgres.url.is_some();
         Needs {
             data: postgres || granted(Capability::Tokens),
             postgres,
             identity,
+            logins: u32::try_from(with_sql).unwrap_or(u32::MAX),
         }
     }
 

@@ -126,9 +126,14 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
     let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
-    let services = Services::start(&spec, files.tokens)
-        .await
-        .map_err(|error| error.to_string())?;
+    let mut signals = Signals::hook()?;
+    let services = tokio::select! {
+        started = Services::start(&spec, files.tokens) => started.map_err(|error| error.to_string())?,
+        name = signals.next() => {
+            tracing::info!(target: "berth", signal = name, "stopped before it was ready");
+            return Ok(());
+        }
+    };
     let services = Arc::new(services);
     let ended = serve_with(
         spec,
@@ -136,7 +141,7 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
         &services,
         (callers, operators),
         (workers, started),
-        log,
+        (log, signals),
     )
     .await;
     services.stop().await;
@@ -149,7 +154,7 @@ async fn serve_with(
     services: &Arc<Services>,
     (callers, operators): (listen::Bound, Option<listen::Bound>),
     (workers, started): (usize, Instant),
-    log: &Log,
+    (log, signals): (&Log, Signals),
 ) -> Result<(), String> {
     let host = Host::build(&spec, services, workers, announce).map_err(|error| error.to_string())?;
     let host = Arc::new(host);
@@ -164,7 +169,6 @@ async fn serve_with(
     );
 
     let shutdown = Shutdown::new();
-    let signals = Signals::hook()?;
     // The addresses are the one thing that goes to standard output, so that a script can read them.
     let admin = operators
         .as_ref()

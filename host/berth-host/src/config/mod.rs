@@ -25,11 +25,10 @@ use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
 use crate::identity::SessionSpec;
 use crate::listen::tls::TlsFiles;
-use crate::postgres::PostgresSpec;
+use crate::postgres::{PostgresSpec, password_of};
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
-use crate::secret::Secret;
 use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
 use crate::telemetry::TelemetrySpec;
@@ -153,7 +152,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         .scalar("dir", values::path)
         .unwrap_or_else(|| ".berth".to_owned());
     data_section.finish();
-    let postgres = postgres(root);
+    let postgres = postgres(reader, root);
     // An address that can't be read is not judged by what stands in for it.
     let readable = |section: &Section<'_, '_>, given: bool| given || section.value("listen").is_none();
     if readable(&http, listen_given.is_some()) && readable(&admin_section, admin_given.is_some()) {
@@ -221,28 +220,46 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     }
 }
 
-fn postgres(root: &Section<'_, '_>) -> PostgresSpec {
+fn postgres(reader: &Reader<'_>, root: &Section<'_, '_>) -> PostgresSpec {
     let section = root.section("postgres");
+    let fault = |key: &str, message: &str| {
+        reader.fault(section.at_of(key), &format!("postgres.{key}"), message.to_owned());
+    };
+    let url = section.scalar("url", values::postgres_url);
+    if let Some(Value::Text(written)) = section.value("url")
+        && password_of(&written).is_some()
+    {
+        fault(
+            "url",
+            "has a password in it, which is no place for secrets; put the password alone into a file and name it in `password_file`, or the whole address into the environment variable BERTH_POSTGRES_URL",
+        );
+    }
+    let path = |key: &str| {
+        section
+            .scalar(key, values::path)
+            .map(|path| reader.resolve(&path))
+    };
+    let password_file = path("password_file");
+    if password_file.is_some() && url.is_none() && section.value("url").is_none() {
+        fault(
+            "password_file",
+            "means nothing without `url`; add it, or leave this out",
+        );
+    }
+    let defaults = PostgresSpec::default();
+    let count =
+        |key: &str, least, most, default| section.scalar(key, values::count(least, most)).unwrap_or(default);
+    let time = |key: &str, default| section.scalar(key, values::duration).unwrap_or(default);
     let spec = PostgresSpec {
-        url: section.scalar("url", values::path).map(Secret::new),
-        connections: section
-            .scalar("connections", values::count(1, 1_000))
-            .unwrap_or(25),
-        idle_connections: section
-            .scalar("idle_connections", values::count(0, 1_000))
-            .unwrap_or(5),
-        idle_time: section
-            .scalar("idle_time", values::duration)
-            .unwrap_or(Duration::from_secs(5 * 60)),
-        acquire_time: section
-            .scalar("acquire_time", values::duration)
-            .unwrap_or(Duration::from_secs(5)),
-        statement_time: section
-            .scalar("statement_time", values::duration)
-            .unwrap_or(Duration::from_secs(10)),
-        plugin_connections: section
-            .scalar("plugin_connections", values::count(1, 100))
-            .unwrap_or(8),
+        url,
+        password_file,
+        bin_dir: path("bin_dir"),
+        connections: count("connections", 1, 1_000, defaults.connections),
+        idle_connections: count("idle_connections", 0, 1_000, defaults.idle_connections),
+        idle_time: time("idle_time", defaults.idle_time),
+        acquire_time: time("acquire_time", defaults.acquire_time),
+        statement_time: time("statement_time", defaults.statement_time),
+        plugin_connections: count("plugin_connections", 1, 100, defaults.plugin_connections),
     };
     section.finish();
     spec

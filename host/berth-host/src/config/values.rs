@@ -10,6 +10,7 @@ use super::read::{Value, nearest};
 use crate::grants::hosts::HostEntry;
 use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
+use crate::secret::Secret;
 use crate::state::Access;
 
 /// A value, or what is wrong with it.
@@ -262,6 +263,16 @@ pub(super) fn header_name(value: &Value) -> Parsed<HeaderName> {
 /// A host that a plugin may call.
 pub(super) fn host_entry(value: &Value) -> Parsed<HostEntry> {
     text(value)?.parse()
+}
+
+/// The address of a Postgres server. A message never repeats it, as it may have a password in it.
+pub(super) fn postgres_url(value: &Value) -> Parsed<Secret> {
+    let text = text(value)?;
+    let known = ["postgres://", "postgresql://"];
+    if !known.iter().any(|scheme| text.starts_with(scheme)) {
+        return Err("is no address of a Postgres server, as in \"postgres://user@host:5432/database?sslmode=verify-full\"".to_owned());
+    }
+    Ok(Secret::new(text))
 }
 
 /// The name of a schema that a plugin may be granted.

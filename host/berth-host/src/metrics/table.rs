@@ -5,6 +5,7 @@ use wasmtime::PoolingAllocatorMetrics;
 use super::counters::{Listener, VersionMetrics};
 use super::process::Process;
 use super::text::{Family, Kind, Metric};
+use crate::postgres::Postgres;
 use crate::runtime::engine::PoolSizes;
 use crate::runtime::plugin::Plugin;
 use crate::state::Host;
@@ -38,6 +39,10 @@ impl<'a> Scrape<'a> {
 
     fn plugins(&self) -> impl Iterator<Item = &Plugin> {
         self.host.plugins.iter().map(AsRef::as_ref)
+    }
+
+    fn postgres(&self) -> Option<&Postgres> {
+        self.host.services.postgres.as_deref()
     }
 
     /// Each plugin's name with the version that it serves, and that version's counters; the version is "" where none
@@ -257,6 +262,45 @@ pub const METRICS: &[Metric] = &[
                 }
             }
         },
+    ),
+    metric(
+        "berth_postgres_reachable",
+        Kind::Gauge,
+        &[],
+        "1 while Postgres answers, 0 while it does not; only with a database, as all that begin with `berth_postgres`.",
+        |s, f| {
+            s.postgres()
+                .iter()
+                .for_each(|p| f.value(&[], u8::from(p.is_reachable())))
+        },
+    ),
+    metric(
+        "berth_postgres_connections_open",
+        Kind::Gauge,
+        &[],
+        "The host's own connections to Postgres that are open; plugins have others.",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.numbers().open)),
+    ),
+    metric(
+        "berth_postgres_connections_idle",
+        Kind::Gauge,
+        &[],
+        "Of these, the ones that nobody uses.",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.numbers().idle)),
+    ),
+    metric(
+        "berth_postgres_connections_max",
+        Kind::Gauge,
+        &[],
+        "How many there may be (`postgres.connections`).",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.numbers().max)),
+    ),
+    metric(
+        "berth_postgres_restarts_total",
+        Kind::Counter,
+        &[],
+        "How often the private Postgres ended by itself and was started again.",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.restarts())),
     ),
     metric(
         "berth_plugin_loaded",
