@@ -308,7 +308,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             "[http]\nzebra = 1\n".into(),
             vec![
-                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
+                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, trusted_proxies, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
             ],
         ),
         (
