@@ -149,6 +149,13 @@ impl Store {
         self.data.path().join("data")
     }
 
+    /// What an operator shows to the admin API of a host that uses it.
+    pub fn admin_token(&self) -> String {
+        let file = self.data().join("admin.token");
+        let text = std::fs::read_to_string(file).expect("a host has made the token");
+        text.trim().to_owned()
+    }
+
     /// A folder that is gone after the test.
     pub fn folder(&self) -> &Path {
         self.data.path()

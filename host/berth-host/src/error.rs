@@ -197,6 +197,21 @@ pub enum Error {
     },
     /// The route isn't public and no working `auth` policy is there to ask. Fails closed.
     AuthUnavailable,
+    /// Somebody tries to sign in, or the like, too often.
+    TooManyAttempts {
+        /// How long they have to wait.
+        wait: Duration,
+    },
+    /// The operator's token isn't there, or isn't the right one.
+    AdminToken,
+    /// This host keeps no accounts.
+    NoAccounts,
+    /// There is no such account.
+    UserNotFound,
+    /// A parameter of the query can't be used: what about it, for the caller.
+    InvalidParameter(String),
+    /// Postgres can't be reached at the moment.
+    DatabaseUnavailable,
     /// The plugin has as many requests running and waiting as it may have.
     PluginBusy,
     /// The host has no instance to give within the plugin's wall time.

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::admin::AdminToken;
 use crate::data::{DataError, DataFolder};
 use crate::identity::Identity;
+use crate::identity::audit::Audit;
 use crate::passwords::Hasher;
 use crate::postgres::{Postgres, PostgresError};
 use crate::state::HostSpec;
@@ -19,6 +21,10 @@ pub struct Services {
     pub postgres: Option<Arc<Postgres>>,
     /// The identity store, if a plugin may open sessions.
     pub identity: Option<Arc<Identity>>,
+    /// The record of attempts, beside the identity store.
+    pub audit: Option<Arc<Audit>>,
+    /// What an operator shows to the admin API, if there is anything to ask for.
+    pub admin: Option<AdminToken>,
     /// Knows valid tokens. Nobody's is without it.
     pub tokens: Option<Verifier>,
     /// Hashes passwords.
@@ -59,10 +65,19 @@ impl Services {
             }
             _ => None,
         };
+        let audit = identity
+            .as_ref()
+            .map(|it| Arc::new(Audit::start(Arc::clone(&it.postgres), spec.identity.audit_days)));
+        let admin = match &data {
+            Some(data) if spec.admin.is_some() => Some(AdminToken::open(data)?),
+            _ => None,
+        };
         Ok(Self {
             data,
             postgres,
             identity,
+            audit,
+            admin,
             tokens,
             passwords: Hasher::default(),
         })
@@ -70,6 +85,10 @@ impl Services {
 
     /// Stop what was started.
     pub async fn stop(&self) {
+        // Before the connections that it needs.
+        if let Some(audit) = &self.audit {
+            audit.stop().await;
+        }
         if let Some(postgres) = &self.postgres {
             postgres.stop().await;
         }

@@ -13,8 +13,10 @@ use crate::caps::outgoing::Client;
 use crate::cors::Cors;
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
+use crate::forwarded::TrustedProxies;
 use crate::grants::Capability;
-use crate::identity::SessionSpec;
+use crate::identity::limits::Attempts;
+use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
 use crate::metrics::{HostMetrics, PluginMetrics};
 use crate::postgres::PostgresSpec;
@@ -85,6 +87,10 @@ pub struct HostSpec {
     pub tokens: TokenSpec,
     /// How long sessions live.
     pub sessions: SessionSpec,
+    /// How often somebody may try to sign in, and how long that is kept.
+    pub identity: IdentitySpec,
+    /// The proxies that say whose a request is.
+    pub trusted_proxies: TrustedProxies,
     /// The data folder.
     pub data: PathBuf,
     /// The database.
@@ -165,6 +171,10 @@ pub struct Host {
     pub auth: Option<Arc<Plugin>>,
     /// Keys, database, identity store.
     pub services: Arc<Services>,
+    /// How often somebody may try to sign in.
+    pub attempts: Attempts,
+    /// The proxies that say whose a request is.
+    pub trusted_proxies: TrustedProxies,
     /// The host's instances; see [`crate::admit`].
     pub instances: Arc<Instances>,
     /// Limits of the host.
@@ -266,6 +276,8 @@ impl Host {
             router,
             auth,
             services: Arc::clone(services),
+            attempts: Attempts::new(&spec.identity),
+            trusted_proxies: spec.trusted_proxies.clone(),
             instances: Arc::new(Instances::new(spec.limits.instances)),
             has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,

@@ -24,6 +24,7 @@ Examples:
   berth check greeter.wasm         say what a component is, imports and needs
   berth serve --config /etc/berth/berth.toml
   berth routes --json              what is served where
+  berth user list                  the accounts of the running host
 
 A manifest of six lines:
   [plugins.hello]
@@ -48,6 +49,83 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Print the routes of a manifest.
     Routes(ReadArgs),
+    /// Look at and change the accounts of a running host.
+    ///
+    /// Asks the admin API of the host that serves this manifest, on this machine, with the token of its data folder:
+    /// run it as the user that runs the host. Every change takes effect at once.
+    #[command(after_help = USER_EXAMPLES)]
+    User(UserArgs),
+}
+
+const USER_EXAMPLES: &str = "\
+Examples:
+  berth user list --email @example.com          the newest accounts whose address has this in it
+  berth user show ada@example.com
+  berth user role ada@example.com --add admin --add ops --remove guest
+  berth user deactivate ada@example.com         ends all of their sessions; nothing is lost
+  berth user activate ada@example.com
+  berth user delete ada@example.com --yes       cannot be undone
+
+An account is named by its e-mail address or its id. A role is 1 to 64 letters, digits and \"._:-\"; a route with
+access = \"role:admin\" is for whoever has the role \"admin\".";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UserArgs {
+    #[command(subcommand)]
+    pub(crate) command: UserCommand,
+    /// The manifest of the running host, for its admin address and data folder.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml", global = true)]
+    pub(crate) config: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// List accounts, newest first.
+    List {
+        /// Only those whose e-mail address contains this.
+        #[arg(long, value_name = "TEXT")]
+        email: Option<String>,
+        /// How many at most.
+        #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Show one account and how many sessions it has open.
+    Show {
+        /// E-mail address or id.
+        user: String,
+    },
+    /// Give an account roles, or take them away.
+    Role {
+        /// E-mail address or id.
+        user: String,
+        /// A role to give; may be repeated.
+        #[arg(long, value_name = "ROLE", required_unless_present = "remove")]
+        add: Vec<String>,
+        /// A role to take away; may be repeated.
+        #[arg(long, value_name = "ROLE")]
+        remove: Vec<String>,
+    },
+    /// Keep somebody out: ends all of their sessions and refuses new ones.
+    Deactivate {
+        /// E-mail address or id.
+        user: String,
+    },
+    /// Let somebody in again who was deactivated.
+    Activate {
+        /// E-mail address or id.
+        user: String,
+    },
+    /// Delete an account and its sessions. Its rows in the audit stay.
+    Delete {
+        /// E-mail address or id.
+        user: String,
+        /// Don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]

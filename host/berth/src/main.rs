@@ -5,9 +5,11 @@
 
 mod args;
 mod check;
+mod client;
 mod inspected;
 mod log;
 mod stop;
+mod user;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args, LogFormat::Auto, false),
         Command::Check(args) => check::check(&args),
         Command::Routes(args) => check::routes(&args),
+        Command::User(args) => user::run(&args),
     }
 }
 

@@ -20,10 +20,11 @@ use tracing::level_filters::LevelFilter;
 
 use crate::caps::settings::Settings;
 use crate::cors::{self, Cors, Origins};
+use crate::forwarded::TrustedProxies;
 use crate::grants::folders::FolderGrant;
 use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
-use crate::identity::SessionSpec;
+use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
 use crate::postgres::{PostgresSpec, password_of};
 use crate::route::{AddError, Methods, Router};
@@ -122,6 +123,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let listen_given = http.scalar("listen", values::address);
     let listen = listen_given.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let tls = tls(reader, &http);
+    let trusted_proxies = http.list("trusted_proxies", values::network).unwrap_or_default();
     let cors = cors(reader, &http).map(Arc::new);
     let admin_section = root.section("admin");
     let admin_given = admin_section.scalar("listen", values::address_or_off);
@@ -153,6 +155,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         .unwrap_or_else(|| ".berth".to_owned());
     data_section.finish();
     let postgres = postgres(reader, root);
+    let identity = identity(root);
     // An address that can't be read is not judged by what stands in for it.
     let readable = |section: &Section<'_, '_>, given: bool| given || section.value("listen").is_none();
     if readable(&http, listen_given.is_some()) && readable(&admin_section, admin_given.is_some()) {
@@ -208,6 +211,8 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         tls,
         tokens,
         sessions,
+        identity,
+        trusted_proxies: TrustedProxies::new(trusted_proxies),
         data: reader.resolve(&data),
         postgres,
         admin,
@@ -218,6 +223,24 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         telemetry,
         file: reader.file().to_owned(),
     }
+}
+
+fn identity(root: &Section<'_, '_>) -> IdentitySpec {
+    let section = root.section("identity");
+    let defaults = IdentitySpec::default();
+    let spec = IdentitySpec {
+        address_rate: section
+            .scalar("address_rate", values::rate_or_off)
+            .unwrap_or(defaults.address_rate),
+        account_rate: section
+            .scalar("account_rate", values::rate_or_off)
+            .unwrap_or(defaults.account_rate),
+        audit_days: section
+            .scalar("audit_days", values::count(1, 36_500))
+            .unwrap_or(defaults.audit_days),
+    };
+    section.finish();
+    spec
 }
 
 fn postgres(reader: &Reader<'_>, root: &Section<'_, '_>) -> PostgresSpec {

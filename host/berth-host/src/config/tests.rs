@@ -46,6 +46,51 @@ fn empty_manifest_has_the_documented_defaults() {
 }
 
 #[test]
+fn limits_of_attempts_have_defaults_and_can_be_off() {
+    let spec = with_env("", &[]).unwrap();
+    assert_eq!(spec.identity, IdentitySpec::default());
+    assert_eq!(spec.trusted_proxies, TrustedProxies::default());
+    let text = "[identity]\naddress_rate = \"off\"\naccount_rate = \"3/10s\"\naudit_days = 7\n\
+                [http]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]";
+    let spec = with_env(text, &[]).unwrap();
+    let rate = spec.identity.account_rate.unwrap();
+    assert_eq!((rate.count.get(), rate.per), (3, Duration::from_secs(10)));
+    assert_eq!((spec.identity.address_rate, spec.identity.audit_days), (None, 7));
+    assert!(spec.trusted_proxies.trusts("10.1.2.3".parse().unwrap()));
+    let minute = with_env("", &[("BERTH_IDENTITY_ACCOUNT_RATE", "60/min")]).unwrap();
+    let rate = minute.identity.account_rate.unwrap();
+    assert_eq!((rate.count.get(), rate.per), (60, Duration::from_secs(60)));
+    for (key, message) in [
+        (
+            "[identity]\naccount_rate = \"often\"",
+            "is not a number within a time",
+        ),
+        ("[identity]\naccount_rate = \"0/min\"", "0 is out of bounds"),
+        (
+            "[identity]\naccount_rate = \"5/0s\"",
+            "is not a number within a time",
+        ),
+        ("[identity]\naudit_days = 0", "is too little"),
+        ("[http]\ntrusted_proxies = \"::1\"", "must be an array"),
+        (
+            "[http]\ntrusted_proxies = [\"proxy\"]",
+            "is not an address or a block",
+        ),
+        (
+            "[http]\ntrusted_proxies = [\"10.0.0.0/33\"]",
+            "the prefix is at most 32",
+        ),
+        (
+            "[http]\ntrusted_proxies = [\"10.1.0.0/8\"]",
+            "did you mean \"10.0.0.0/8\"?",
+        ),
+    ] {
+        let found = faults(key);
+        assert!(found.len() == 1 && found[0].contains(message), "{key}: {found:?}");
+    }
+}
+
+#[test]
 fn cors_is_off_and_a_route_can_have_its_own() {
     assert_eq!(with_env(GOOD, &[]).unwrap().routes[0].cors, None);
     let text = format!("[http.cors]\norigins = [\"https://a.test\"]\n{GOOD}");
@@ -263,7 +308,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             "[http]\nzebra = 1\n".into(),
             vec![
-                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
+                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, trusted_proxies, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
             ],
         ),
         (

@@ -189,11 +189,18 @@ pub enum Refusal {
     HostBusy,
     /// The plugin isn't loaded: 503.
     Unavailable,
+    /// Somebody tries to sign in too often: 429.
+    TooManyAttempts,
 }
 
 impl Refusal {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::PluginBusy, Self::HostBusy, Self::Unavailable];
+    pub const ALL: [Self; 4] = [
+        Self::PluginBusy,
+        Self::HostBusy,
+        Self::Unavailable,
+        Self::TooManyAttempts,
+    ];
 
     /// The refusal that an error is, if it is one.
     pub fn of(error: &Error) -> Option<Self> {
@@ -201,6 +208,7 @@ impl Refusal {
             Error::PluginBusy => Some(Self::PluginBusy),
             Error::HostBusy => Some(Self::HostBusy),
             Error::PluginUnavailable { .. } => Some(Self::Unavailable),
+            Error::TooManyAttempts { .. } => Some(Self::TooManyAttempts),
             _ => None,
         }
     }
@@ -211,6 +219,7 @@ impl Refusal {
             Self::PluginBusy => "plugin-busy",
             Self::HostBusy => "host-busy",
             Self::Unavailable => "plugin-unavailable",
+            Self::TooManyAttempts => "too-many-requests",
         }
     }
 }

@@ -251,6 +251,17 @@ pub const METRICS: &[Metric] = &[
         |s, f| f.value(&[], s.host.metrics.log_lines_dropped()),
     ),
     metric(
+        "berth_audit_dropped_total",
+        Kind::Counter,
+        &[],
+        "Rows of the audit that were lost, because Postgres was away for too long or refused them; only with an identity store.",
+        |s, f| {
+            if let Some(audit) = &s.host.services.audit {
+                f.value(&[], audit.dropped());
+            }
+        },
+    ),
+    metric(
         "berth_trace_spans_total",
         Kind::Counter,
         &["result"],

@@ -1,4 +1,5 @@
-//! The manifest that the measured berth runs with: the three plugins, two routes, no other section.
+//! The manifest that the measured berth runs with: the three plugins, two routes, and
+//! no limits on attempts: all requests come from one address.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -59,7 +60,8 @@ pub(super) fn with_accounts(listen: SocketAddr, components: &Path, data: &Path) 
 /// `berth.toml` as text.
 pub(super) fn manifest(listen: SocketAddr, components: &Path, setup: &Setup) -> String {
     let mut text = format!(
-        "[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n",
+        "[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n\n\
+         [identity]\naddress_rate = \"off\"\naccount_rate = \"off\"\n",
         toml_string(&listen.to_string())
     );
     for (plugin, component, policy) in PLUGINS {
@@ -106,6 +108,10 @@ listen = "127.0.0.1:4000"
 
 [admin]
 listen = "off"
+
+[identity]
+address_rate = "off"
+account_rate = "off"
 
 [plugins.auth]
 component = "/a \"b\"/fixtures/auth-static.wasm"
