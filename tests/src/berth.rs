@@ -203,6 +203,11 @@ impl Berth {
         self.folder.path()
     }
 
+    /// The file of its log.
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -85,7 +85,10 @@ async fn connection(stream: TcpStream, database: Option<PgPool>) {
     // Both can fail only because the client has gone, which ends the connection anyway.
     stream.set_nodelay(true).ok();
     http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service_fn(|request| answer(request, database.as_ref())))
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|request| answer(request, database.as_ref())),
+        )
         .await
         .ok();
 }

@@ -32,7 +32,10 @@ fn registration(email: &str) -> String {
 }
 
 fn kill_outright(pid: u32) {
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
+    let killed = Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(killed.success());
 }
 
@@ -73,7 +76,10 @@ fn kill_of_berth_during_500_registrations_loses_none_that_was_confirmed() {
     drop(berth);
 
     let confirmed = confirmed.into_inner().unwrap();
-    assert!(confirmed.len() < WANTED, "it was killed too late to show anything");
+    assert!(
+        confirmed.len() < WANTED,
+        "it was killed too late to show anything"
+    );
     let berth = store.start(&manifest);
     let users = store.one::<i64>("select count(*) from identity.users") as usize;
     let distinct = store.one::<i64>("select count(distinct email_canonical) from identity.users") as usize;
@@ -83,7 +89,10 @@ fn kill_of_berth_during_500_registrations_loses_none_that_was_confirmed() {
         "{} were confirmed, {users} are there",
         confirmed.len()
     );
-    println!("{} confirmed before the kill, {users} there after it", confirmed.len());
+    println!(
+        "{} confirmed before the kill, {users} there after it",
+        confirmed.len()
+    );
     for email in &confirmed {
         let there: i64 = store.one(&format!(
             "select count(*) from identity.users where email_canonical = '{email}'"
@@ -91,7 +100,10 @@ fn kill_of_berth_during_500_registrations_loses_none_that_was_confirmed() {
         assert_eq!(there, 1, "{email}");
         // And a second registration is told so.
         if email.ends_with("0@example.com") {
-            assert_eq!(berth.post("/api/v1/auth/register", &registration(email)).status, 409);
+            assert_eq!(
+                berth.post("/api/v1/auth/register", &registration(email)).status,
+                409
+            );
         }
     }
 }
@@ -123,7 +135,10 @@ fn postgres_killed_under_load_is_503_until_it_is_back_and_nobody_is_there_twice(
                             409 => {}
                             503 => {
                                 let after = answer.header("retry-after").expect("a time to wait");
-                                assert!(after.parse::<u32>().is_ok_and(|s| (1..=60).contains(&s)), "{after}");
+                                assert!(
+                                    after.parse::<u32>().is_ok_and(|s| (1..=60).contains(&s)),
+                                    "{after}"
+                                );
                                 assert_eq!(answer.code(), "database-unavailable", "{}", answer.text());
                                 refused.fetch_add(1, Ordering::Relaxed);
                                 thread::sleep(Duration::from_millis(20));
@@ -140,11 +155,14 @@ fn postgres_killed_under_load_is_503_until_it_is_back_and_nobody_is_there_twice(
             let before = created.load(Ordering::Relaxed);
             until("registrations", &|| created.load(Ordering::Relaxed) > before + 10);
             let refused_before = refused.load(Ordering::Relaxed);
-            kill_outright(store.postmaster());
+            kill_outright(store.postmaster().expect("a server runs"));
             until("refusals", &|| refused.load(Ordering::Relaxed) > refused_before);
             let before = created.load(Ordering::Relaxed);
             until("recovery", &|| created.load(Ordering::Relaxed) > before + 10);
-            println!("round {round}: {} refused in all", refused.load(Ordering::Relaxed));
+            println!(
+                "round {round}: {} refused in all",
+                refused.load(Ordering::Relaxed)
+            );
         }
         done.store(true, Ordering::Relaxed);
     });

@@ -42,9 +42,13 @@ fn failing_logins_are_one_hash_and_the_same_bytes_each() {
         let body = json!({ "email": email, "password": PASSWORD }).to_string();
         assert_eq!(berth.post("/api/v1/auth/register", &body).status, 201);
     };
-    ["known@example.com", "inactive@example.com", "elsewhere@example.com"]
-        .into_iter()
-        .for_each(register);
+    [
+        "known@example.com",
+        "inactive@example.com",
+        "elsewhere@example.com",
+    ]
+    .into_iter()
+    .for_each(register);
     store.run("update identity.users set active = false where email = 'inactive@example.com'");
     store.run("update identity.users set password_hash = null where email = 'elsewhere@example.com'");
     let long = "x".repeat(1024);

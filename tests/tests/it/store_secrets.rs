@@ -63,7 +63,12 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
         .collect();
     let mut keep_tokens = |answer: &Response| {
         let json = answer.json();
-        let text = |name: &str| json[name].as_str().unwrap_or_else(|| panic!("{name} in {json}")).to_owned();
+        let text = |name: &str| {
+            json[name]
+                .as_str()
+                .unwrap_or_else(|| panic!("{name} in {json}"))
+                .to_owned()
+        };
         let pair = (text("accessToken"), text("refreshToken"));
         secrets.push(("an access token".to_owned(), pair.0.clone().into_bytes()));
         // Its parts are as good as the whole.
@@ -82,9 +87,21 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
     for (path, body, status) in [
         ("/api/v1/auth/register", credentials(PASSWORD), 409),
         ("/api/v1/auth/login", credentials(WRONG_PASSWORD), 401),
-        ("/api/v1/auth/login", json!({ "email": "ada@example.com", "password": [PASSWORD] }), 400),
-        ("/api/v1/auth/register", json!({ "email": 1, "password": PASSWORD }), 400),
-        ("/api/v1/auth/refresh", json!({ "refreshToken": format!("{refresh}x") }), 401),
+        (
+            "/api/v1/auth/login",
+            json!({ "email": "ada@example.com", "password": [PASSWORD] }),
+            400,
+        ),
+        (
+            "/api/v1/auth/register",
+            json!({ "email": 1, "password": PASSWORD }),
+            400,
+        ),
+        (
+            "/api/v1/auth/refresh",
+            json!({ "refreshToken": format!("{refresh}x") }),
+            401,
+        ),
         ("/api/v1/auth/verify-email", json!({ "token": PASSWORD }), 400),
     ] {
         let answer = post(path, body);
@@ -130,7 +147,8 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
         let bytes = bytes.trim_ascii_end().to_vec();
         secrets.push((file.to_owned(), bytes));
     }
-    let ring: Value = serde_json::from_slice(&std::fs::read(store.data().join("tokens.json")).unwrap()).unwrap();
+    let ring: Value =
+        serde_json::from_slice(&std::fs::read(store.data().join("tokens.json")).unwrap()).unwrap();
     let keys: Vec<Vec<u8>> = ring["keys"]
         .as_array()
         .unwrap()
@@ -149,8 +167,14 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
     seen.push(std::fs::read_to_string(berth.log_file()).unwrap());
     seen.push(format!("{:?}", collector.spans()));
     let all = seen.concat();
-    assert!(all.contains("ada@example.com") || all.len() > 10_000, "there is something to search");
-    assert!(all.contains(r#""level":"TRACE""#), "the log is as talkative as can be");
+    assert!(
+        all.contains("ada@example.com") || all.len() > 10_000,
+        "there is something to search"
+    );
+    assert!(
+        all.contains(r#""level":"TRACE""#),
+        "the log is as talkative as can be"
+    );
     for (what, secret) in &secrets {
         for form in forms(secret) {
             if let Some(at) = all.find(&form) {
@@ -170,7 +194,10 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
         .arg(folder.join("berth.toml"))
         .env("RUST_LOG", "trace")
         .env("BERTH_DATA_DIR", folder.join("data"))
-        .env("BERTH_POSTGRES_URL", format!("postgres://nobody:{PASSWORD}@127.0.0.1:1/none"))
+        .env(
+            "BERTH_POSTGRES_URL",
+            format!("postgres://nobody:{PASSWORD}@127.0.0.1:1/none"),
+        )
         .stdin(Stdio::null())
         .output()
         .unwrap();

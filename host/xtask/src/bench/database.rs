@@ -10,9 +10,9 @@ use crate::failure::{self, Failure};
 /// private Postgres runs as somebody else.
 pub(super) fn folder(tools: &Tools, setup: &Setup) -> PathBuf {
     let checkout = tools.folder.to_string_lossy();
-    let mark = checkout
-        .bytes()
-        .fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let mark = checkout.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+    });
     std::env::temp_dir().join(format!("{}-{mark:08x}", setup.name))
 }
 
@@ -21,7 +21,10 @@ pub(super) fn fresh_folder(tools: &Tools, setup: &Setup) -> Result<PathBuf, Fail
     let folder = folder(tools, setup);
     match std::fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failure::io(
-            format!("The data of the last bench, {}, can't be removed", folder.display()),
+            format!(
+                "The data of the last bench, {}, can't be removed",
+                folder.display()
+            ),
             "Remove the folder by hand.",
         )(error)),
         _ => Ok(folder),
@@ -32,7 +35,10 @@ pub(super) fn fresh_folder(tools: &Tools, setup: &Setup) -> Result<PathBuf, Fail
 pub(super) fn url(data: &Path) -> Result<String, Failure> {
     let file = data.join("postgres.password");
     let password = std::fs::read_to_string(&file).map_err(failure::io(
-        format!("The password of the private Postgres, {}, can't be read", file.display()),
+        format!(
+            "The password of the private Postgres, {}, can't be read",
+            file.display()
+        ),
         "Look at the log of berth-accounts in target/bench.",
     ))?;
     let socket = data.join("socket").to_string_lossy().replace('/', "%2F");

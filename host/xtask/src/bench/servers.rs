@@ -139,7 +139,11 @@ impl Server {
             .until_answered(|| register.exchange(self.address, None))
             .map_err(|fault| self.failure("me", &register.describe(), &fault))?;
         let token = string_member(&answer, "accessToken").ok_or_else(|| {
-            self.failure("me", &register.describe(), &format!("answered without a token: {answer}"))
+            self.failure(
+                "me",
+                &register.describe(),
+                &format!("answered without a token: {answer}"),
+            )
         })?;
         self.token = Some(token.to_owned());
         Ok(())
@@ -214,9 +218,10 @@ fn command(
         }
         cases::Server::NativeSql(setup) => {
             let mut hyper = commands::clean(workspace::program(&workspace.binary("release", "plain-hyper")));
-            hyper
-                .arg(address.to_string())
-                .env("PLAIN_HYPER_DATABASE", database::url(&database::folder(tools, setup))?);
+            hyper.arg(address.to_string()).env(
+                "PLAIN_HYPER_DATABASE",
+                database::url(&database::folder(tools, setup))?,
+            );
             Ok(hyper)
         }
         cases::Server::Berth(setup) => {
