@@ -370,10 +370,10 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec!["berth.toml:4:21: plugins.a.reuse_concurrency: means nothing without `reuse = \"concurrent\"`; add it, or leave this out"],
         ),
         (
-            "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, sql = true }\n".into(),
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, zzz = true }\n".into(),
             vec![
                 "berth.toml:3:12: plugins.a.grants.logs: there is no such grant; did you mean \"log\"?",
-                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\", \"log\", \"http\" and \"folders\"",
+                "berth.toml:3:25: plugins.a.grants.zzz: there is no such grant; there is \"settings\", \"log\", \"sql\", \"passwords\", \"tokens\", \"sessions\", \"http\" and \"folders\"",
             ],
         ),
         (
