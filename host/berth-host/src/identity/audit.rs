@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::canonical;
 use crate::postgres::Postgres;
 use crate::respond::now_ms;
 
@@ -40,7 +41,7 @@ pub struct Entry {
     pub action: &'static str,
     /// `ok`, or the code of the refusal.
     pub outcome: Cow<'static, str>,
-    /// Whom it was about, if there is such an account.
+    /// Whom it was about, if that is known. If not, the writer looks for an account of this name.
     pub user: Option<Uuid>,
     /// What was given as the account.
     pub account: Option<String>,
@@ -196,15 +197,26 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
         .iter()
         .map(|(at, _)| i64::try_from(*at).unwrap_or(i64::MAX))
         .collect();
+    // An attempt on an account is found by the account, also when it failed.
+    let canonical: Vec<Option<String>> = batch
+        .iter()
+        .map(|(_, entry)| {
+            entry
+                .account
+                .as_deref()
+                .map(|account| cut(&canonical(account), 320))
+        })
+        .collect();
     let users: Vec<Option<Uuid>> = batch.iter().map(|(_, entry)| entry.user).collect();
     sqlx::query(
         "insert into identity.audit
             (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail)
-         select timestamptz 'epoch' + at * interval '1 millisecond',
-            action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail
+         select timestamptz 'epoch' + t.at * interval '1 millisecond', action, outcome,
+            coalesce(user_id, users.id), account, actor, client_ip, request_id, plugin, digest, detail
          from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
-                     $9::text[], $10::text[], $11::text[])
-            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail)",
+                     $9::text[], $10::text[], $11::text[], $12::text[])
+            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail, canonical)
+         left join identity.users on users.email_canonical = t.canonical",
     )
     .bind(at)
     .bind(column(|e| Some(e.action), 64))
@@ -217,6 +229,7 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
     .bind(column(|e| e.plugin.as_deref(), 64))
     .bind(column(|e| e.digest.as_deref(), 64))
     .bind(column(|e| e.detail.as_deref(), 1024))
+    .bind(canonical)
     .execute(pool)
     .await?;
     Ok(())
