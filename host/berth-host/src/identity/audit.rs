@@ -5,6 +5,8 @@
 //! in `berth_audit_dropped_total`, and said once in the log: a record must not cost a sign-in. Rows never have
 //! passwords, tokens or bodies in them, and are deleted after `identity.audit_days`.
 
+pub mod rows;
+
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,15 +89,28 @@ impl Shared {
 impl Audit {
     /// Start the writer. Rows are deleted when they are so many days old.
     pub fn start(postgres: Arc<Postgres>, days: u32) -> Self {
-        let (queue, rows) = mpsc::channel(QUEUE);
-        let (shared, stop) = (Arc::<Shared>::default(), CancellationToken::new());
-        let writer = write(postgres, rows, Arc::clone(&shared), stop.clone(), days);
-        Self {
+        let (audit, rows) = Self::new(QUEUE);
+        let writer = write(
+            postgres,
+            rows,
+            Arc::clone(&audit.shared),
+            audit.stop.clone(),
+            days,
+        );
+        let writer = Mutex::new(Some(tokio::spawn(writer)));
+        Self { writer, ..audit }
+    }
+
+    /// With room for so many rows, and nobody to write them.
+    fn new(room: usize) -> (Self, Receiver<(u64, Entry)>) {
+        let (queue, rows) = mpsc::channel(room);
+        let audit = Self {
             queue,
-            shared,
-            stop,
-            writer: Mutex::new(Some(tokio::spawn(writer))),
-        }
+            shared: Arc::default(),
+            stop: CancellationToken::new(),
+            writer: Mutex::default(),
+        };
+        (audit, rows)
     }
 
     /// Put a row on its way.
@@ -323,6 +338,44 @@ mod tests {
         assert_eq!(cut("a\0b\x1b[2J\n", 64), "a\u{fffd}b\u{fffd}[2J\u{fffd}");
         // The replacement is longer than what it replaces.
         assert!(cut(&"\0".repeat(1000), 320).len() <= 320);
+    }
+
+    #[test]
+    fn full_queue_loses_rows_and_holds_up_nobody() {
+        let (audit, mut rows) = Audit::new(2);
+        let entry = |action| Entry {
+            action,
+            ..Entry::default()
+        };
+        for action in ["a", "b", "c", "d"] {
+            audit.record(entry(action));
+        }
+        assert_eq!(audit.dropped(), 2);
+        assert_eq!(rows.try_recv().unwrap().1, entry("a"));
+        audit.record(entry("e"));
+        assert_eq!(audit.dropped(), 2);
+        drop(rows);
+        audit.record(entry("f"));
+        assert_eq!(audit.dropped(), 3);
+    }
+
+    #[test]
+    fn operation_is_recorded_when_it_ends_and_when_it_is_given_up() {
+        let (audit, mut rows) = Audit::new(2);
+        let begun = || {
+            let entry = Entry {
+                action: "login",
+                ..Entry::default()
+            };
+            Pending::new(&audit, entry)
+        };
+        let user = Uuid::now_v7();
+        begun().ended("ok".into(), Some(user));
+        drop(begun());
+        let (ended, given_up) = (rows.try_recv().unwrap().1, rows.try_recv().unwrap().1);
+        assert_eq!((ended.outcome.as_ref(), ended.user), ("ok", Some(user)));
+        assert_eq!((given_up.outcome.as_ref(), given_up.user), ("unfinished", None));
+        assert!(rows.try_recv().is_err(), "once each");
     }
 
     #[test]

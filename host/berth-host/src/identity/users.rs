@@ -69,14 +69,16 @@ impl Which {
         }
     }
 
-    fn id(&self) -> Option<Uuid> {
+    /// The id, if it is by id.
+    pub fn id(&self) -> Option<Uuid> {
         match self {
             Self::Id(id) => Some(*id),
             Self::Email(_) => None,
         }
     }
 
-    fn email(&self) -> Option<&str> {
+    /// The address, if it is by address.
+    pub fn email(&self) -> Option<&str> {
         match self {
             Self::Id(_) => None,
             Self::Email(email) => Some(email),
