@@ -16,6 +16,18 @@ use crate::{guest, program, prometheus, wire};
 /// The time within which anything that is waited for must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Wait until something is so.
+///
+/// # Panics
+/// It is not within [`PATIENCE`].
+pub fn eventually(what: &str, so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !so() {
+        assert!(started.elapsed() < PATIENCE, "not so: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The `berth` program, with a clean environment and without ports of its own.
 pub fn command() -> Command {
     let mut command = Command::new(program("BERTH_BIN", "target/debug/berth"));

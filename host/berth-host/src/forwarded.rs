@@ -32,10 +32,11 @@ impl TrustedProxies {
     pub fn client(&self, proxy: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut nearest = proxy;
         for value in headers.get_all(FORWARDED_FOR).iter().rev() {
-            let Ok(list) = value.to_str() else { return nearest };
+            // As bytes: what a client has written may be no text, and the address to the right of it counts all the same.
+            let elements = value.as_bytes().rsplit(|&byte| byte == b',');
             // Empty elements of a list mean nothing (RFC 9110 section 5.6.1.2).
-            for element in list.rsplit(',').map(str::trim).filter(|e| !e.is_empty()) {
-                match address(element) {
+            for element in elements.map(<[u8]>::trim_ascii).filter(|e| !e.is_empty()) {
+                match std::str::from_utf8(element).ok().and_then(address) {
                     Some(found) if self.trusts(found) => nearest = found,
                     Some(found) => return found,
                     None => return nearest,
@@ -60,6 +61,7 @@ fn address(element: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -93,6 +95,7 @@ mod tests {
             (&["203.0.113.7:5555"], "203.0.113.7"),
             (&["::ffff:203.0.113.7"], "203.0.113.7"),
             (&["203.0.113.7,, ,"], "203.0.113.7"),
+            (&["naïve, 203.0.113.7"], "203.0.113.7"),
         ] {
             let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
             assert_eq!(client(&lines), expected, "{lines:?}");
@@ -119,6 +122,17 @@ mod tests {
         assert_eq!(client(&[&long]), "10.0.0.1");
         // What is behind a proxy that can't be read is that proxy.
         assert_eq!(client(&[b"203.0.113.7, ???, 10.0.0.5"]), "10.0.0.5");
+    }
+
+    proptest! {
+        /// Whatever a client writes, the address that the proxy saw stands to the right of it.
+        #[test]
+        fn client_cannot_hide_behind_what_it_writes(theirs in "\\PC{0,80}|[0-9a-f:., \\[\\]\"]{0,80}", hops in 0_usize..4) {
+            let line = format!("{theirs}, 203.0.113.7{}", ", 10.0.0.9".repeat(hops));
+            prop_assert_eq!(client(&[line.as_bytes()]), "203.0.113.7");
+            let alone = client(&[theirs.as_bytes()]);
+            prop_assert!(alone.parse::<IpAddr>().is_ok());
+        }
     }
 
     #[test]

@@ -65,6 +65,7 @@ Examples:
   berth user deactivate ada@example.com         ends all of their sessions; nothing is lost
   berth user activate ada@example.com
   berth user delete ada@example.com --yes       cannot be undone
+  berth user audit ada@example.com              who tried what on the account, and from where
 
 An account is named by its e-mail address or its id. A role is 1 to 64 letters, digits and \"._:-\"; a route with
 access = \"role:admin\" is for whoever has the role \"admin\".";
@@ -125,6 +126,14 @@ pub(crate) enum UserCommand {
         /// Don't ask.
         #[arg(long, short)]
         yes: bool,
+    },
+    /// Show the record of attempts and changes, newest first.
+    Audit {
+        /// Only of this account: e-mail address or id.
+        user: Option<String>,
+        /// How many at most.
+        #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
     },
 }
 

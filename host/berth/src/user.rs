@@ -58,7 +58,8 @@ fn bad_role(command: &UserCommand) -> Option<&String> {
 async fn perform(client: &Client, args: &UserArgs) -> Result<String, String> {
     match &args.command {
         UserCommand::List { email, limit } => {
-            let (users, more) = list(client, email.as_deref(), *limit)
+            let query = ("/admin/users", "email", email.as_deref().unwrap_or_default());
+            let (users, more) = list(client, query, "users", *limit)
                 .await
                 .map_err(|error| error.to_string())?;
             if more && !args.json {
@@ -68,6 +69,17 @@ async fn perform(client: &Client, args: &UserArgs) -> Result<String, String> {
                 pretty(&json!({ "users": users }))
             } else {
                 table(&users)
+            })
+        }
+        UserCommand::Audit { user, limit } => {
+            let query = ("/admin/audit", "user", user.as_deref().unwrap_or_default());
+            let (entries, _) = list(client, query, "entries", *limit)
+                .await
+                .map_err(|error| error.to_string())?;
+            Ok(if args.json {
+                pretty(&json!({ "entries": entries }))
+            } else {
+                audit_table(&entries)
             })
         }
         UserCommand::Show { user } => show(client, user, Method::GET, "", None, args.json).await,
@@ -95,24 +107,30 @@ async fn perform(client: &Client, args: &UserArgs) -> Result<String, String> {
     }
 }
 
-async fn list(client: &Client, email: Option<&str>, limit: u32) -> Result<(Vec<Value>, bool), ClientError> {
-    let mut users = Vec::new();
+/// Page after page, until there are enough. The query is a path, the name of its filter, and what to filter by.
+async fn list(
+    client: &Client,
+    (path, filter, about): (&str, &str, &str),
+    member: &str,
+    limit: u32,
+) -> Result<(Vec<Value>, bool), ClientError> {
+    let mut found = Vec::new();
     let mut after = String::new();
     loop {
-        let left = limit.saturating_sub(u32::try_from(users.len()).unwrap_or(u32::MAX));
-        let mut path = format!("/admin/users?limit={}", left.min(PAGE));
-        for (name, value) in [("email", email.unwrap_or_default()), ("cursor", &after)] {
+        let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+        let mut path = format!("{path}?limit={}", left.min(PAGE));
+        for (name, value) in [(filter, about), ("cursor", &after)] {
             if !value.is_empty() {
                 path.push_str(&format!("&{name}={}", escape(value)));
             }
         }
         let mut page = client.call(Method::GET, &path, None).await?;
         after = text(&page, "next");
-        if let Some(Value::Array(more)) = page.get_mut("users").map(Value::take) {
-            users.extend(more);
+        if let Some(Value::Array(more)) = page.get_mut(member).map(Value::take) {
+            found.extend(more);
         }
-        if after.is_empty() || users.len() >= limit as usize {
-            return Ok((users, !after.is_empty()));
+        if after.is_empty() || found.len() >= limit as usize {
+            return Ok((found, !after.is_empty()));
         }
     }
 }
@@ -213,7 +231,6 @@ fn state(user: &Value) -> &'static str {
 }
 
 fn table(users: &[Value]) -> String {
-    let head = ["ID", "EMAIL", "STATE", "CREATED", "ROLES"].map(str::to_owned);
     let rows = users.iter().map(|user| {
         [
             text(user, "id"),
@@ -223,7 +240,30 @@ fn table(users: &[Value]) -> String {
             text(user, "roles"),
         ]
     });
-    let rows: Vec<[String; 5]> = std::iter::once(head).chain(rows).collect();
+    columns(["ID", "EMAIL", "STATE", "CREATED", "ROLES"], rows)
+}
+
+fn audit_table(entries: &[Value]) -> String {
+    let rows = entries.iter().map(|entry| {
+        [
+            time(entry, "at"),
+            text(entry, "action"),
+            text(entry, "outcome"),
+            text(entry, "account"),
+            text(entry, "clientIp"),
+            text(entry, "actor"),
+            text(entry, "detail"),
+        ]
+    });
+    columns(
+        ["TIME", "ACTION", "OUTCOME", "ACCOUNT", "FROM", "BY", "DETAIL"],
+        rows,
+    )
+}
+
+/// Rows below their heads, as wide as they must be.
+fn columns<const N: usize>(heads: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(heads.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))
@@ -231,8 +271,8 @@ fn table(users: &[Value]) -> String {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    let line = |row: &[String; 5]| {
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)

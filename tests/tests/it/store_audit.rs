@@ -99,6 +99,22 @@ fn attempts_are_recorded_with_who_what_from_where_and_by_which_component() {
 }
 
 #[test]
+fn attempt_that_failed_is_found_by_the_account_that_it_was_on() {
+    let store = Store::new();
+    let berth = store.start(&manifest());
+    store.run(
+        "insert into identity.users (id, email, email_canonical)
+         values ('01920000-0000-7000-8000-000000000009', 'problem@example.com', 'problem@example.com')",
+    );
+    login(&berth, "problem@example.com", "r-1");
+    login(&berth, "problem@example.com", "r-2");
+    becomes(&store, 2);
+    let found: i64 = store
+        .one("select count(*) from identity.audit where user_id = '01920000-0000-7000-8000-000000000009'");
+    assert_eq!(found, 2);
+}
+
+#[test]
 fn rows_that_wait_are_written_at_the_stop() {
     let store = Store::new();
     let mut berth = store.start(&manifest());

@@ -110,6 +110,28 @@ fn account_is_shown_changed_and_deleted() {
     let deleted = said(&store, &berth, &["delete", "ada@example.com", "--yes"]);
     assert_eq!(deleted, format!("deleted ada@example.com ({})\n", id(1)));
     assert_eq!(store.one::<i64>("select count(*) from identity.users"), 0);
+    // Its record stays, and is found by the address and by the id.
+    let actions = |arguments: &[&str]| -> Vec<String> {
+        let text = said(&store, &berth, arguments);
+        assert!(text.starts_with("TIME "), "{text}");
+        text.lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().nth(1).unwrap().to_owned())
+            .collect()
+    };
+    let expected = ["delete", "activate", "deactivate", "roles", "roles"];
+    berth_tests::berth::eventually("the record is written", || {
+        actions(&["audit", "ADA@example.com"]) == expected
+    });
+    assert_eq!(actions(&["audit", &id(1)]), expected);
+    assert_eq!(actions(&["audit", "--limit", "2"]), expected[..2]);
+    assert!(actions(&["audit", "bob@example.com"]).is_empty());
+    let json: serde_json::Value = serde_json::from_str(&said(&store, &berth, &["audit", "--json"])).unwrap();
+    let last = &json["entries"][4];
+    assert_eq!(
+        (last["actor"].as_str(), last["detail"].as_str()),
+        (Some("operator"), Some("+admin +ops -x"))
+    );
 }
 
 #[test]

@@ -127,6 +127,7 @@ fn find(method: &Method, path: &str) -> Result<Target, Error> {
     match path {
         "/metrics" => return Ok(Target::Metrics),
         "/health" => return Ok(Target::Health),
+        "/admin/audit" => return users::Call::audit(method).map(Target::Users),
         _ => {}
     }
     let rest = path.strip_prefix("/admin/users").ok_or(Error::NotFound)?;
@@ -212,6 +213,7 @@ mod tests {
         }
         for (method, path, allow) in [
             ("POST", "/admin/users", "GET"),
+            ("DELETE", "/admin/audit", "GET"),
             ("PUT", "/admin/users/x", "DELETE, GET"),
             ("GET", "/admin/users/x/roles", "POST"),
         ] {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError};
 use crate::gate::read_json;
-use crate::identity::audit::{Audit, Entry};
+use crate::identity::audit::{Audit, Entry, rows};
 use crate::identity::users::{
     self, MAX_PAGE, MAX_ROLE, MAX_ROLES, PAGE, Page, UserJson, UsersError, Which, is_role,
 };
@@ -22,6 +22,7 @@ use crate::state::HostLimits;
 /// What is asked. Accounts are named by id or e-mail address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Call {
+    Audit,
     List,
     Show(String),
     Roles(String),
@@ -30,6 +31,17 @@ pub(super) enum Call {
 }
 
 impl Call {
+    /// `/admin/audit`.
+    pub(super) fn audit(method: &Method) -> Result<Self, Error> {
+        if method == Method::GET {
+            return Ok(Self::Audit);
+        }
+        Err(Error::MethodNotAllowed {
+            allow: "GET".to_owned(),
+        })
+    }
+
+    /// `/admin/users`, and below.
     pub(super) fn find(method: &Method, who: Option<String>, action: Option<&str>) -> Result<Self, Error> {
         let wrong_method = |allow: &str| {
             Err(Error::MethodNotAllowed {
@@ -118,9 +130,16 @@ pub(super) async fn call(
 ) -> Result<Response<ReplyBody>, Error> {
     let pool = identity.postgres.pool();
     let account = match call {
+        Call::Audit => {
+            let asked = Asked::parse(request.uri().query().unwrap_or_default(), "user")?;
+            let before = asked.cursor(|text| text.parse().ok())?;
+            let whose = asked.about.as_deref().map(Which::parse);
+            return json(&rows::list(pool, whose.as_ref(), before, asked.limit).await?);
+        }
         Call::List => {
-            let asked = Asked::parse(request.uri().query().unwrap_or_default())?;
-            let page = users::list(pool, asked.email.as_deref(), asked.after, asked.limit).await?;
+            let asked = Asked::parse(request.uri().query().unwrap_or_default(), "email")?;
+            let after = asked.cursor(|text| Uuid::try_parse(text).ok())?;
+            let page = users::list(pool, asked.about.as_deref(), after, asked.limit).await?;
             return json(&PageJson::from(&page));
         }
         Call::Show(who) => {
@@ -179,16 +198,17 @@ struct DeletedJson {
 /// The query of a list.
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
-    email: Option<String>,
-    after: Option<Uuid>,
+    /// Which ones; what it is called depends on the list.
+    about: Option<String>,
+    cursor: Option<String>,
     limit: u32,
 }
 
 impl Asked {
-    fn parse(query: &str) -> Result<Self, Error> {
+    fn parse(query: &str, about: &str) -> Result<Self, Error> {
         let mut asked = Self {
-            email: None,
-            after: None,
+            about: None,
+            cursor: None,
             limit: PAGE,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -199,15 +219,7 @@ impl Asked {
                 .map_err(|_| Error::InvalidParameter(format!("{name} is not UTF-8")))?
                 .into_owned();
             match name {
-                "email" => asked.email = Some(value).filter(|text| !text.is_empty()),
-                "cursor" => {
-                    let id = Uuid::try_parse(&value).map_err(|_| {
-                        Error::InvalidParameter(
-                            "cursor is not one; take it from `next` of the last page".to_owned(),
-                        )
-                    })?;
-                    asked.after = Some(id);
-                }
+                "cursor" => asked.cursor = Some(value).filter(|text| !text.is_empty()),
                 "limit" => {
                     asked.limit = value
                         .parse()
@@ -217,14 +229,28 @@ impl Asked {
                             Error::InvalidParameter(format!("limit is a number from 1 to {MAX_PAGE}"))
                         })?;
                 }
+                name if name == about => asked.about = Some(value).filter(|text| !text.is_empty()),
                 _ => {
-                    return Err(Error::InvalidParameter(
-                        "there is email, cursor and limit, and nothing else".to_owned(),
-                    ));
+                    return Err(Error::InvalidParameter(format!(
+                        "there is {about}, cursor and limit, and nothing else"
+                    )));
                 }
             }
         }
         Ok(asked)
+    }
+
+    fn cursor<T>(&self, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Error> {
+        self.cursor
+            .as_deref()
+            .map(|text| {
+                parse(text).ok_or_else(|| {
+                    Error::InvalidParameter(
+                        "cursor is not one; take it from `next` of the last page".to_owned(),
+                    )
+                })
+            })
+            .transpose()
     }
 }
 
@@ -287,23 +313,14 @@ mod tests {
 
     #[test]
     fn query_of_a_list_is_read_whole_or_refused() {
-        let asked =
-            Asked::parse("email=ada%2Bx%40&limit=7&cursor=01920000-0000-7000-8000-000000000001").unwrap();
-        assert_eq!((asked.email.as_deref(), asked.limit), (Some("ada+x@"), 7));
-        assert!(asked.after.is_some());
-        assert_eq!(Asked::parse("").unwrap().limit, PAGE);
-        for bad in [
-            "limit=0",
-            "limit=201",
-            "limit=x",
-            "cursor=1",
-            "emial=x",
-            "email=%ff",
-        ] {
-            assert!(
-                matches!(Asked::parse(bad), Err(Error::InvalidParameter(_))),
-                "{bad}"
-            );
+        let parse = |query| Asked::parse(query, "email");
+        let asked = parse("email=ada%2Bx%40&limit=7&cursor=12").unwrap();
+        assert_eq!((asked.about.as_deref(), asked.limit), (Some("ada+x@"), 7));
+        assert_eq!(asked.cursor(|text| text.parse::<i64>().ok()).unwrap(), Some(12));
+        assert!(asked.cursor(|text| Uuid::try_parse(text).ok()).is_err());
+        assert_eq!(parse("").unwrap().limit, PAGE);
+        for bad in ["limit=0", "limit=201", "limit=x", "emial=x", "email=%ff"] {
+            assert!(matches!(parse(bad), Err(Error::InvalidParameter(_))), "{bad}");
         }
     }
 

@@ -5,6 +5,8 @@
 //! in `berth_audit_dropped_total`, and said once in the log: a record must not cost a sign-in. Rows never have
 //! passwords, tokens or bodies in them, and are deleted after `identity.audit_days`.
 
+pub mod rows;
+
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::canonical;
 use crate::postgres::Postgres;
 use crate::respond::now_ms;
 
@@ -40,7 +43,7 @@ pub struct Entry {
     pub action: &'static str,
     /// `ok`, or the code of the refusal.
     pub outcome: Cow<'static, str>,
-    /// Whom it was about, if there is such an account.
+    /// Whom it was about, if that is known. If not, the writer looks for an account of this name.
     pub user: Option<Uuid>,
     /// What was given as the account.
     pub account: Option<String>,
@@ -86,15 +89,28 @@ impl Shared {
 impl Audit {
     /// Start the writer. Rows are deleted when they are so many days old.
     pub fn start(postgres: Arc<Postgres>, days: u32) -> Self {
-        let (queue, rows) = mpsc::channel(QUEUE);
-        let (shared, stop) = (Arc::<Shared>::default(), CancellationToken::new());
-        let writer = write(postgres, rows, Arc::clone(&shared), stop.clone(), days);
-        Self {
+        let (audit, rows) = Self::new(QUEUE);
+        let writer = write(
+            postgres,
+            rows,
+            Arc::clone(&audit.shared),
+            audit.stop.clone(),
+            days,
+        );
+        let writer = Mutex::new(Some(tokio::spawn(writer)));
+        Self { writer, ..audit }
+    }
+
+    /// With room for so many rows, and nobody to write them.
+    fn new(room: usize) -> (Self, Receiver<(u64, Entry)>) {
+        let (queue, rows) = mpsc::channel(room);
+        let audit = Self {
             queue,
-            shared,
-            stop,
-            writer: Mutex::new(Some(tokio::spawn(writer))),
-        }
+            shared: Arc::default(),
+            stop: CancellationToken::new(),
+            writer: Mutex::default(),
+        };
+        (audit, rows)
     }
 
     /// Put a row on its way.
@@ -196,15 +212,26 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
         .iter()
         .map(|(at, _)| i64::try_from(*at).unwrap_or(i64::MAX))
         .collect();
+    // An attempt on an account is found by the account, also when it failed.
+    let canonical: Vec<Option<String>> = batch
+        .iter()
+        .map(|(_, entry)| {
+            entry
+                .account
+                .as_deref()
+                .map(|account| cut(&canonical(account), 320))
+        })
+        .collect();
     let users: Vec<Option<Uuid>> = batch.iter().map(|(_, entry)| entry.user).collect();
     sqlx::query(
         "insert into identity.audit
             (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail)
-         select timestamptz 'epoch' + at * interval '1 millisecond',
-            action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail
+         select timestamptz 'epoch' + t.at * interval '1 millisecond', action, outcome,
+            coalesce(user_id, users.id), account, actor, client_ip, request_id, plugin, digest, detail
          from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
-                     $9::text[], $10::text[], $11::text[])
-            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail)",
+                     $9::text[], $10::text[], $11::text[], $12::text[])
+            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail, canonical)
+         left join identity.users on users.email_canonical = t.canonical",
     )
     .bind(at)
     .bind(column(|e| Some(e.action), 64))
@@ -217,6 +244,7 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
     .bind(column(|e| e.plugin.as_deref(), 64))
     .bind(column(|e| e.digest.as_deref(), 64))
     .bind(column(|e| e.detail.as_deref(), 1024))
+    .bind(canonical)
     .execute(pool)
     .await?;
     Ok(())
@@ -310,6 +338,44 @@ mod tests {
         assert_eq!(cut("a\0b\x1b[2J\n", 64), "a\u{fffd}b\u{fffd}[2J\u{fffd}");
         // The replacement is longer than what it replaces.
         assert!(cut(&"\0".repeat(1000), 320).len() <= 320);
+    }
+
+    #[test]
+    fn full_queue_loses_rows_and_holds_up_nobody() {
+        let (audit, mut rows) = Audit::new(2);
+        let entry = |action| Entry {
+            action,
+            ..Entry::default()
+        };
+        for action in ["a", "b", "c", "d"] {
+            audit.record(entry(action));
+        }
+        assert_eq!(audit.dropped(), 2);
+        assert_eq!(rows.try_recv().unwrap().1, entry("a"));
+        audit.record(entry("e"));
+        assert_eq!(audit.dropped(), 2);
+        drop(rows);
+        audit.record(entry("f"));
+        assert_eq!(audit.dropped(), 3);
+    }
+
+    #[test]
+    fn operation_is_recorded_when_it_ends_and_when_it_is_given_up() {
+        let (audit, mut rows) = Audit::new(2);
+        let begun = || {
+            let entry = Entry {
+                action: "login",
+                ..Entry::default()
+            };
+            Pending::new(&audit, entry)
+        };
+        let user = Uuid::now_v7();
+        begun().ended("ok".into(), Some(user));
+        drop(begun());
+        let (ended, given_up) = (rows.try_recv().unwrap().1, rows.try_recv().unwrap().1);
+        assert_eq!((ended.outcome.as_ref(), ended.user), ("ok", Some(user)));
+        assert_eq!((given_up.outcome.as_ref(), given_up.user), ("unfinished", None));
+        assert!(rows.try_recv().is_err(), "once each");
     }
 
     #[test]

@@ -18,14 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::{IdentitySpec, canonical};
 use governor::clock::{Clock, DefaultClock};
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
-use unicode_normalization::UnicodeNormalization;
-
-use super::IdentitySpec;
 
 /// The most buckets of one limit: about 3 MiB.
 pub const MAX_KEYS: usize = 65_536;
@@ -87,8 +85,7 @@ impl Attempts {
         }
         if let (Some(accounts), Some(account)) = (&self.accounts, account) {
             let end = account.floor_char_boundary(MAX_ACCOUNT);
-            let account = account.get(..end).unwrap_or_default().to_lowercase();
-            let account: String = account.nfc().collect();
+            let account = canonical(account.get(..end).unwrap_or_default());
             accounts.admit(self.key(&(place, account.as_str())))?;
         }
         Ok(())

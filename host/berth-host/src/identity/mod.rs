@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use unicode_normalization::UnicodeNormalization;
 use uuid::Uuid;
 
 use crate::data::DataFolder;
@@ -77,6 +78,11 @@ pub struct Account {
     pub created_at: u64,
     /// Milliseconds since the Unix epoch.
     pub updated_at: u64,
+}
+
+/// An e-mail address as accounts are told apart: in lower case and NFC.
+pub fn canonical(email: &str) -> String {
+    email.to_lowercase().nfc().collect()
 }
 
 /// The identity store can't be asked at the moment.

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
-use super::Account;
+use super::{Account, canonical};
 
 /// The most accounts of one page.
 pub const MAX_PAGE: u32 = 200;
@@ -65,18 +65,20 @@ impl Which {
     pub fn parse(text: &str) -> Self {
         match Uuid::try_parse(text) {
             Ok(id) => Self::Id(id),
-            Err(_) => Self::Email(text.to_lowercase()),
+            Err(_) => Self::Email(canonical(text)),
         }
     }
 
-    fn id(&self) -> Option<Uuid> {
+    /// The id, if it is by id.
+    pub fn id(&self) -> Option<Uuid> {
         match self {
             Self::Id(id) => Some(*id),
             Self::Email(_) => None,
         }
     }
 
-    fn email(&self) -> Option<&str> {
+    /// The address, if it is by address.
+    pub fn email(&self) -> Option<&str> {
         match self {
             Self::Id(_) => None,
             Self::Email(email) => Some(email),
@@ -144,7 +146,7 @@ pub async fn list(
           where ($1::text is null or position($1 in email_canonical) > 0) and ($2::uuid is null or id < $2)
           order by id desc limit $3"
     ))
-    .bind(email.map(str::to_lowercase))
+    .bind(email.map(canonical))
     .bind(after)
     .bind(i64::from(limit) + 1)
     .fetch_all(pool)

@@ -254,11 +254,10 @@ pub const METRICS: &[Metric] = &[
         "berth_audit_dropped_total",
         Kind::Counter,
         &[],
-        "Rows of the audit that were lost, because Postgres was away for too long or refused them; only with an identity store.",
+        "Rows of the audit that were lost, because Postgres was away for too long or refused them.",
         |s, f| {
-            if let Some(audit) = &s.host.services.audit {
-                f.value(&[], audit.dropped());
-            }
+            let audit = s.host.services.audit.as_ref();
+            f.value(&[], audit.map_or(0, |audit| audit.dropped()));
         },
     ),
     metric(
