@@ -33,6 +33,7 @@ mod outgoing;
 mod outgoing_faults;
 mod outgoing_tls;
 mod policy;
+mod private_postgres;
 mod reuse;
 mod routing;
 mod same_as_serve;
