@@ -37,6 +37,7 @@ mod private_postgres;
 mod reuse;
 mod routing;
 mod same_as_serve;
+mod server_postgres;
 mod store_postgres;
 mod structure;
 mod telemetry;

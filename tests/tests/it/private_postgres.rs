@@ -245,7 +245,6 @@ fn backend_that_outlives_its_server_is_ended() {
     let store = stopped();
     let mut berth = starts_again(&store);
     let postmaster = store.postmaster().unwrap();
-    let backend = store.one::<i32>("select pg_backend_pid()");
     std::thread::scope(|threads| {
         let busy = threads.spawn(|| {
             store.with(async |pool| {
@@ -256,15 +255,21 @@ fn backend_that_outlives_its_server_is_ended() {
                     .is_err()
             })
         });
-        until("the backend is busy", || {
-            let children = std::fs::read_to_string(format!("/proc/{backend}/wchan")).unwrap_or_default();
-            children.is_empty() || children == "0"
-        });
+        let found = || {
+            store.one::<Option<i32>>(
+                "select max(pid) from pg_stat_activity
+                 where state = 'active' and query like '%generate_series%' and pid <> pg_backend_pid()",
+            )
+        };
+        until("the backend is busy", || found().is_some());
+        let backend = u32::try_from(found().unwrap()).unwrap();
         berth.signal("KILL");
         berth.wait();
         kill("KILL", postmaster);
         until("the server is gone", || gone(postmaster));
+        assert!(!gone(backend), "a backend that computes doesn't notice");
         let berth = store.start(&needs_sql());
+        assert!(gone(backend));
         assert_eq!(berth.get("/health").json()["status"], "healthy");
         assert!(busy.join().unwrap(), "its statement failed");
         drop(berth);
