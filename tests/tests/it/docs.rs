@@ -151,11 +151,10 @@ fn readme_two_commands_and_first_requests_work() {
             up.env_remove(name);
         }
     }
-    let store = Store::new();
-    up.args(["xtask", "up"])
-        .envs(store.environment())
-        .current_dir(root());
-    let (_up, address) = start(&mut up);
+    // Not the data of whoever works in this checkout, who may have a berth running on it.
+    let store = Store::private();
+    up.env("BERTH_DATA_DIR", store.data());
+    let (_up, address) = start(up.args(["xtask", "up"]).current_dir(root()));
     assert_eq!(curls_answer(&readme, address), 9);
 }
 
@@ -226,7 +225,16 @@ fn table_of_keys_has_every_key_and_its_default() {
     let documented: BTreeSet<String> = rows.iter().map(|r| r[0].clone()).collect();
     assert_eq!(documented.len(), rows.len());
     // A misspelt key makes the host list the ones it knows.
-    for section in ["http", "admin", "tokens", "identity", "limits", "telemetry"] {
+    for section in [
+        "http",
+        "admin",
+        "data",
+        "postgres",
+        "tokens",
+        "identity",
+        "limits",
+        "telemetry",
+    ] {
         let out = run(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n"), &["check"], &[]);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         let known = text

@@ -1,6 +1,6 @@
 //! Postgres, whichever way berth gets it: what is kept, what `/health` says, what happens when it goes away.
 
-use berth_tests::berth::Manifest;
+use berth_tests::berth::{Manifest, command};
 use berth_tests::store::Store;
 
 /// A host with a database and nothing else.
@@ -61,4 +61,58 @@ fn data_survives_a_host_that_is_killed() {
     let berth = store.start(&needs_sql());
     assert_eq!(store.one::<i32>("select n from public.kept"), 7);
     assert_eq!(berth.get("/health").json()["status"], "healthy");
+}
+
+/// A host that must not start: its sentence.
+fn refusal(store: &Store) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("berth.toml");
+    std::fs::write(&config, needs_sql().text()).unwrap();
+    let out = command()
+        .args(["serve", "--config"])
+        .arg(config)
+        .envs(store.environment())
+        .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
+        .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    said
+}
+
+/// Change what the database says of its migrations with berth running, and stop it.
+fn with_migrations(change: &str) -> Store {
+    let store = Store::new();
+    let mut berth = store.start(&needs_sql());
+    store.run(change);
+    berth.signal("TERM");
+    assert_eq!(berth.wait().code(), Some(0));
+    store
+}
+
+#[test]
+fn newer_database_is_refused_with_both_numbers() {
+    let store = with_migrations(
+        "insert into berth.migrations values (9998, 'a', now(), true, '', 0), (9999, 'b', now(), true, '', 0)",
+    );
+    let said = refusal(&store);
+    assert!(
+        said.contains("it is at migration 9999, this berth knows "),
+        "{said}"
+    );
+    assert!(
+        store.postmaster().is_none(),
+        "a private cluster stops with the host that can't use it"
+    );
+}
+
+#[test]
+fn edited_migration_is_refused() {
+    let store = with_migrations("update berth.migrations set checksum = 'edited' where version = 1");
+    let said = refusal(&store);
+    assert!(
+        said.contains("migration 1 was run on this database with another text"),
+        "{said}"
+    );
 }

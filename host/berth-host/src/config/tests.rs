@@ -652,3 +652,44 @@ grants = { folders = { "/data" = "data", "/cache" = { path = "/var/cache/a", wri
         ]
     );
 }
+
+#[test]
+fn database_is_private_unless_there_is_an_address() {
+    let spec = with_env("", &[]).unwrap();
+    assert_eq!(spec.postgres, PostgresSpec::default());
+    assert_eq!(spec.data, Path::new(".berth"));
+    let text =
+        "[postgres]\nurl = \"postgres://ada@db.test/app\"\npassword_file = \"secret\"\nconnections = 7\n";
+    let spec = parse(Path::new("/etc/berth/berth.toml"), text, &Environment::empty()).unwrap();
+    assert_eq!(spec.postgres.password_file, Some("/etc/berth/secret".into()));
+    assert_eq!(spec.postgres.connections, 7);
+    let from_env = with_env(
+        text,
+        &[("BERTH_POSTGRES_URL", "postgres://ada:hunter2@db.test/app")],
+    )
+    .unwrap();
+    let url = from_env.postgres.url.unwrap();
+    assert_eq!(url.expose_text(), Some("postgres://ada:hunter2@db.test/app"));
+}
+
+#[test]
+fn password_in_the_manifest_is_a_fault_that_does_not_repeat_it() {
+    let secret = "[postgres]\nurl = \"postgres://ada:hunter2@db.test/app\"\n";
+    let has_password = "berth.toml:2:7: postgres.url: has a password in it, which is no place for secrets; put the password alone into a file and name it in `password_file`, or the whole address into the environment variable BERTH_POSTGRES_URL";
+    assert_eq!(faults(secret), [has_password]);
+    // Whatever the environment says: it is in the file all the same.
+    let env = [("BERTH_POSTGRES_URL", "postgres://db.test/app")];
+    assert_eq!(with_env(secret, &env).unwrap_err().len(), 1);
+    for (text, wanted) in [
+        (
+            "[postgres]\nurl = \"hunter2\"\n",
+            "berth.toml:2:7: postgres.url: is no address of a Postgres server, as in \"postgres://user@host:5432/database?sslmode=verify-full\"",
+        ),
+        (
+            "[postgres]\npassword_file = \"secret\"\n",
+            "berth.toml:2:17: postgres.password_file: means nothing without `url`; add it, or leave this out",
+        ),
+    ] {
+        assert_eq!(faults(text), [wanted]);
+    }
+}

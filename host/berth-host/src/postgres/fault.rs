@@ -17,18 +17,12 @@ pub(super) fn place(options: &PgConnectOptions) -> String {
 /// Why there is no connection, and what to do.
 pub(super) fn reason(error: &sqlx::Error, options: &PgConnectOptions) -> String {
     match error {
-        sqlx::Error::Io(error) => io_reason(error),
-        sqlx::Error::Tls(error) => {
-            let said = error.to_string();
-            if said.contains("server does not support TLS") || said.contains("upgrade") {
-                format!("it doesn't speak TLS, which sslmode asks for ({said})")
-            } else {
-                format!(
-                    "TLS fails: {said}; the server's certificate must be for {} and signed by sslrootcert, or by an authority that this machine trusts",
-                    options.get_host()
-                )
-            }
+        // The handshake fails as unusable data.
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tls_reason(&error.to_string(), options)
         }
+        sqlx::Error::Io(error) => io_reason(error),
+        sqlx::Error::Tls(error) => tls_reason(&error.to_string(), options),
         sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
             Some(error) => server_reason(error.code(), error.message(), options),
             None => error.message().to_owned(),
@@ -36,6 +30,16 @@ pub(super) fn reason(error: &sqlx::Error, options: &PgConnectOptions) -> String 
         sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
         other => other.to_string(),
     }
+}
+
+fn tls_reason(said: &str, options: &PgConnectOptions) -> String {
+    if said.contains("server does not support TLS") {
+        return format!("it doesn't speak TLS, which sslmode asks for ({said})");
+    }
+    format!(
+        "TLS fails: {said}; the server's certificate must be for {} and signed by sslrootcert, or by an authority that this machine trusts",
+        options.get_host()
+    )
 }
 
 fn io_reason(error: &io::Error) -> String {
