@@ -197,6 +197,8 @@ pub enum Error {
     },
     /// The route isn't public and no working `auth` policy is there to ask. Fails closed.
     AuthUnavailable,
+    /// Whether the caller's session is open can't be asked: the database can't be reached. Fails closed.
+    DatabaseUnavailable,
     /// The plugin has as many requests running and waiting as it may have.
     PluginBusy,
     /// The host has no instance to give within the plugin's wall time.

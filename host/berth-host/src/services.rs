@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use crate::data::{DataError, DataFolder};
 use crate::identity::Identity;
 use crate::passwords::Hasher;
 use crate::postgres::{Postgres, PostgresError};
 use crate::state::HostSpec;
 use crate::tokens::Verifier;
+use crate::tokens::issue::Issuer;
+use crate::tokens::ring::Ring;
 
 /// All of it. What a manifest doesn't need isn't there.
 #[derive(Debug, Default)]
@@ -21,8 +25,12 @@ pub struct Services {
     pub identity: Option<Arc<Identity>>,
     /// Knows valid tokens. Nobody's is without it.
     pub tokens: Option<Verifier>,
+    /// Signs tokens, if a plugin may have them signed.
+    pub issuer: Option<Arc<Issuer>>,
     /// Hashes passwords.
     pub passwords: Hasher,
+    /// What goes on beside the requests. Ends when this is dropped.
+    _tasks: JoinSet<()>,
 }
 
 /// Why the host can't have what its manifest asks for.
@@ -51,18 +59,33 @@ impl Services {
             Some(data) if needs.postgres => Some(Arc::new(Postgres::start(&spec.postgres, data).await?)),
             _ => None,
         };
-        let identity = match (&data, &postgres) {
-            (Some(data), Some(postgres)) if needs.identity => {
-                Some(Arc::new(Identity::new(Arc::clone(postgres), data, spec.sessions)))
+        let mut tasks = JoinSet::new();
+        let (mut tokens, mut issuer) = (tokens, None);
+        if let (Some(data), true) = (&data, needs.ring) {
+            let ring = Ring::open(data.path(), spec.tokens.algorithm, spec.sessions.access_life)?;
+            let ring = Arc::new(ring);
+            tasks.spawn(Arc::clone(&ring).follow());
+            tokens = Some(Verifier::of_ring(&spec.tokens, Arc::clone(&ring)));
+            issuer = Some(Arc::new(Issuer::new(&spec.tokens, ring)));
+        }
+        let identity = match (&data, &postgres, &issuer) {
+            (Some(data), Some(postgres), Some(issuer)) if needs.identity => {
+                let (postgres, issuer) = (Arc::clone(postgres), Arc::clone(issuer));
+                Some(Arc::new(Identity::new(postgres, data, spec.sessions, issuer)))
             }
             _ => None,
         };
+        if let Some(identity) = identity.clone() {
+            tasks.spawn(async move { identity.sessions.sweep().await });
+        }
         Ok(Self {
             data,
             postgres,
             identity,
             tokens,
-            passwords: Hasher::default(),
+            issuer,
+            passwords: Hasher::new(spec.passwords),
+            _tasks: tasks,
         })
     }
 

@@ -190,6 +190,15 @@ pub async fn call(
     }
 }
 
+/// Who shows a valid token.
+#[derive(Debug)]
+pub struct Bearer {
+    /// What it says.
+    pub claims: Claims,
+    /// The host issued it: what the policy makes of it must be the same user in the same session.
+    pub ours: bool,
+}
+
 /// Ask the policy who the bearer of a valid token is.
 ///
 /// # Errors
@@ -201,7 +210,7 @@ pub async fn authenticate(
     version: &Arc<Version>,
     admission: Admission,
     info: RequestInfo,
-    claims: Claims,
+    Bearer { claims, ours }: Bearer,
 ) -> Result<Principal, Error> {
     let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     let origin = Arc::new(Origin::new(
@@ -224,6 +233,16 @@ pub async fn authenticate(
         Err(_) => _ = version.callers.failed(),
     }
     match answered {
+        Ok(Ok(principal)) if ours && !is_same(&principal, &claims) => {
+            tracing::error!(
+                target: "berth::plugin",
+                plugin = plugin.name,
+                version = version.digest,
+                request_id = record.id_text(),
+                "the auth policy made somebody else of a token's bearer: user-id and session-id must be those of the claims",
+            );
+            Err(Error::AuthUnavailable)
+        }
         Ok(Ok(principal)) if is_usable(&principal) => Ok(principal),
         Ok(Ok(_)) => {
             tracing::error!(
@@ -247,6 +266,10 @@ const MAX_ID: usize = 320;
 const MAX_ROLE: usize = 64;
 /// The most roles.
 const MAX_ROLES: usize = 64;
+
+fn is_same(principal: &Principal, claims: &Claims) -> bool {
+    principal.user_id == claims.subject && principal.session_id == claims.session_id
+}
 
 /// Ids and roles become headers of the request; a comma stands between two roles.
 fn is_usable(principal: &Principal) -> bool {

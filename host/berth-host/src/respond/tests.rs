@@ -56,6 +56,7 @@ fn every_error_has_its_status_and_code() {
             "forbidden",
         ),
         (Error::AuthUnavailable, 503, "auth-unavailable"),
+        (Error::DatabaseUnavailable, 503, "database-unavailable"),
         (Error::PluginBusy, 429, "plugin-busy"),
         (Error::HostBusy, 503, "host-busy"),
         (
