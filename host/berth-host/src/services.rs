@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use crate::admin::AdminToken;
 use crate::data::{DataError, DataFolder};
 use crate::identity::Identity;
@@ -11,6 +13,8 @@ use crate::passwords::Hasher;
 use crate::postgres::{Postgres, PostgresError};
 use crate::state::HostSpec;
 use crate::tokens::Verifier;
+use crate::tokens::issue::Issuer;
+use crate::tokens::ring::Ring;
 
 /// All of it. What a manifest doesn't need isn't there.
 #[derive(Debug, Default)]
@@ -27,8 +31,12 @@ pub struct Services {
     pub admin: Option<AdminToken>,
     /// Knows valid tokens. Nobody's is without it.
     pub tokens: Option<Verifier>,
+    /// Signs tokens, if a plugin may have them signed.
+    pub issuer: Option<Arc<Issuer>>,
     /// Hashes passwords.
     pub passwords: Hasher,
+    /// What goes on beside the requests. Ends when this is dropped.
+    _tasks: JoinSet<()>,
 }
 
 /// Why the host can't have what its manifest asks for.
@@ -57,9 +65,19 @@ impl Services {
             Some(data) if needs.postgres => Some(Arc::new(Postgres::start(&spec.postgres, data).await?)),
             _ => None,
         };
-        let identity = match (&data, &postgres) {
-            (Some(data), Some(postgres)) if needs.identity => {
-                Some(Arc::new(Identity::new(Arc::clone(postgres), data, spec.sessions)))
+        let mut tasks = JoinSet::new();
+        let (mut tokens, mut issuer) = (tokens, None);
+        if let (Some(data), true) = (&data, needs.ring) {
+            let ring = Ring::open(data.path(), spec.tokens.algorithm, spec.sessions.access_life)?;
+            let ring = Arc::new(ring);
+            tasks.spawn(Arc::clone(&ring).follow());
+            tokens = Some(Verifier::of_ring(&spec.tokens, Arc::clone(&ring)));
+            issuer = Some(Arc::new(Issuer::new(&spec.tokens, ring)));
+        }
+        let identity = match (&data, &postgres, &issuer) {
+            (Some(data), Some(postgres), Some(issuer)) if needs.identity => {
+                let (postgres, issuer) = (Arc::clone(postgres), Arc::clone(issuer));
+                Some(Arc::new(Identity::new(postgres, data, spec.sessions, issuer)))
             }
             _ => None,
         };
@@ -70,6 +88,9 @@ impl Services {
             Some(data) if spec.admin.is_some() => Some(AdminToken::open(data)?),
             _ => None,
         };
+        if let Some(identity) = identity.clone() {
+            tasks.spawn(async move { identity.sessions.sweep().await });
+        }
         Ok(Self {
             data,
             postgres,
@@ -77,7 +98,9 @@ impl Services {
             audit,
             admin,
             tokens,
-            passwords: Hasher::default(),
+            issuer,
+            passwords: Hasher::new(spec.passwords),
+            _tasks: tasks,
         })
     }
 

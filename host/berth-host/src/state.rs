@@ -19,13 +19,14 @@ use crate::identity::limits::Attempts;
 use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
 use crate::metrics::{HostMetrics, PluginMetrics};
+use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
 use crate::services::Services;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
-use crate::tokens::TokenSpec;
+use crate::tokens::{TokenSpec, jwks};
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub struct HostSpec {
     pub identity: IdentitySpec,
     /// The proxies that say whose a request is.
     pub trusted_proxies: TrustedProxies,
+    /// How passwords are hashed.
+    pub passwords: PasswordSpec,
     /// The data folder.
     pub data: PathBuf,
     /// The database.
@@ -120,6 +123,8 @@ pub struct Needs {
     pub postgres: bool,
     /// The identity store.
     pub identity: bool,
+    /// Keys of its own for tokens.
+    pub ring: bool,
 }
 
 impl HostSpec {
@@ -132,6 +137,7 @@ impl HostSpec {
             data: postgres || granted(Capability::Tokens),
             postgres,
             identity,
+            ring: issues_tokens(&self.plugins),
         }
     }
 
@@ -149,6 +155,12 @@ impl HostSpec {
             memory_budget: self.limits.memory_budget,
         }
     }
+}
+
+/// Whether the host signs tokens for any of these.
+pub fn issues_tokens(plugins: &[PluginSpec]) -> bool {
+    let may = |plugin: &PluginSpec| [Capability::Tokens, Capability::Sessions].map(|c| plugin.grants.has(c));
+    plugins.iter().any(|plugin| may(plugin).contains(&true))
 }
 
 /// The running host.
@@ -363,6 +375,15 @@ fn router(
         &spec.cors,
         Target::Health,
     )?;
+    if spec.needs().ring {
+        add(
+            jwks::PATH,
+            &Methods::Only(vec![http::Method::GET]),
+            Access::Public,
+            &spec.cors,
+            Target::Jwks,
+        )?;
+    }
     if let Some(auth) = auth {
         for route in AUTH_ROUTES {
             let access = if route.op.needs_caller() {
@@ -408,6 +429,9 @@ pub fn route_table(spec: &HostSpec) -> Vec<RouteRow> {
         },
     };
     let mut rows = vec![row("GET".to_owned(), "/health", "host", &Access::Public)];
+    if spec.needs().ring {
+        rows.push(row("GET".to_owned(), jwks::PATH, "host", &Access::Public));
+    }
     if let Some(auth) = spec.plugins.iter().find(|p| p.policy == Some(Policy::Auth)) {
         rows.extend(AUTH_ROUTES.iter().map(|route| {
             let access = if route.op.needs_caller() {
@@ -433,12 +457,14 @@ pub fn route_table(spec: &HostSpec) -> Vec<RouteRow> {
 }
 
 /// The paths that the host and its policies take, which no manifest route may.
-pub fn fixed_routes(has_auth: bool) -> Vec<(&'static str, http::Method)> {
+pub fn fixed_routes(has_auth: bool, has_ring: bool) -> Vec<(&'static str, http::Method)> {
     let auth = AUTH_ROUTES
         .iter()
         .filter(|_| has_auth)
         .map(|r| (r.path, r.method.clone()));
+    let keys = has_ring.then_some((jwks::PATH, http::Method::GET));
     std::iter::once(("/health", http::Method::GET))
+        .chain(keys)
         .chain(auth)
         .collect()
 }

@@ -269,6 +269,31 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "berth_password_hashes_total",
+        Kind::Counter,
+        &["algorithm"],
+        "Passwords that were hashed, to store or to compare; one that is compared with nothing counts as `argon2`.",
+        |s, f| {
+            for (algorithm, n) in s.host.services.passwords.hashes() {
+                f.value(&[algorithm], n);
+            }
+        },
+    ),
+    metric(
+        "berth_password_hashes_waiting",
+        Kind::Gauge,
+        &[],
+        "Passwords that wait to be hashed.",
+        |s, f| f.value(&[], s.host.services.passwords.waiting()),
+    ),
+    metric(
+        "berth_password_hashes_refused_total",
+        Kind::Counter,
+        &[],
+        "Passwords that were not hashed because too many waited.",
+        |s, f| f.value(&[], s.host.services.passwords.refused()),
+    ),
+    metric(
         "berth_plugin_loaded",
         Kind::Gauge,
         VERSION,
