@@ -338,6 +338,7 @@ fn plugin(spec: &PluginSpec, loaded: Result<Version, LoadFault>, services: &Arc<
         reuse: spec.reuse,
         grants: spec.grants.clone(),
         settings: spec.settings.clone(),
+        sql: services.sql_of(&spec.name),
         services: Arc::clone(services),
         outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
         log: spec.log,

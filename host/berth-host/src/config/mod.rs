@@ -28,6 +28,7 @@ use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
 use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
+use crate::postgres::roles::is_host_schema;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
@@ -460,6 +461,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
         let reuse = reuse(reader, &section);
         let log = section.scalar("log", values::level).unwrap_or(LevelFilter::INFO);
         let grants = grants(reader, &section);
+        one_owner(reader, &section, &grants, &specs);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
         limits_section.finish();
@@ -545,6 +547,25 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
         .with_schemas(schemas)
         .with_http(http)
         .with_folders(granted_folders)
+}
+
+/// A schema of a plugin's own is one plugin's.
+fn one_owner(reader: &Reader<'_>, plugin: &Section<'_, '_>, grants: &Grants, others: &[PluginSpec]) {
+    let section = plugin.section("grants");
+    let own = grants.schemas().iter().filter(|schema| !is_host_schema(schema));
+    for schema in own {
+        let other = others.iter().find(|other| other.grants.schemas().contains(schema));
+        if let Some(other) = other {
+            reader.fault(
+                section.at_of(Capability::Sql.key()),
+                &format!("{}.{}", section.path(), Capability::Sql.key()),
+                format!(
+                    "the schema \"{schema}\" is the plugin \"{}\"'s already; choose another name, or make the two plugins one",
+                    other.name
+                ),
+            );
+        }
+    }
 }
 
 /// The schemas of `sql`.

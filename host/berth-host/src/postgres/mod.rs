@@ -3,6 +3,7 @@
 //! With `postgres.url`, a server that somebody else runs; without, a private cluster in the data folder.
 
 pub mod migrate;
+pub mod roles;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
