@@ -210,7 +210,7 @@ pub enum Error {
     UserNotFound,
     /// A parameter of the query can't be used: what about it, for the caller.
     InvalidParameter(String),
-    /// Postgres can't be reached at the moment.
+    /// Whether the caller's session is open can't be asked: the database can't be reached. Fails closed.
     DatabaseUnavailable,
     /// The plugin has as many requests running and waiting as it may have.
     PluginBusy,

@@ -11,14 +11,17 @@ use http::{Request, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::admit::{Admission, Place};
 use crate::dispatch::Target;
-use crate::dispatch::auth::bindings::berth::policy::types::{Principal, RequestInfo};
-use crate::dispatch::auth::{self, AuthOp};
+use crate::dispatch::auth::bindings::berth::policy::types::{Principal, RequestInfo, User};
+use crate::dispatch::auth::bindings::exports::berth::policy::auth::Claims;
+use crate::dispatch::auth::{self, AuthOp, Bearer};
 use crate::dispatch::auth_json::Input;
 use crate::dispatch::concurrent::SharedCall;
 use crate::error::Error;
+use crate::identity::{Identity, Unavailable};
 use crate::respond::now_ms;
 use crate::runtime::plugin::{Plugin, Version};
 use crate::runtime::reuse::Reuse;
@@ -30,6 +33,8 @@ use crate::state::{Access, Host, HostLimits, Route};
 pub enum Admitted {
     /// To the health report.
     Health,
+    /// To the public keys.
+    Jwks,
     /// To the `auth` policy.
     Auth(AuthCall),
     /// To a handler.
@@ -86,6 +91,7 @@ pub async fn admit(
     let caller = caller(host, record, &route.access, &request).await?;
     match &route.target {
         Target::Health => Ok(Admitted::Health),
+        Target::Jwks => Ok(Admitted::Jwks),
         Target::Http(plugin) => {
             let version = ready(plugin, record)?;
             if matches!(plugin.reuse, Reuse::Concurrent { .. }) {
@@ -245,9 +251,13 @@ async fn caller(
     let claims = only
         .and_then(|value| bearer(value.as_bytes()))
         .and_then(|token| verifier?.verify(token));
-    let Some(claims) = claims else {
+    let Some(mut claims) = claims else {
         return Err(Error::Unauthenticated { token_given: true });
     };
+    let ours = verifier.is_some_and(|verifier| verifier.ring().is_some());
+    if let (true, Some(identity)) = (ours, &host.services.identity) {
+        claims.account = Some(account(identity, &claims).await?);
+    }
     // A policy that fails again and again gets a pause.
     if version.callers.pauses() {
         return Err(Error::AuthUnavailable);
@@ -261,13 +271,37 @@ async fn caller(
         version,
         admission,
         info(record, request),
-        claims,
+        Bearer { claims, ours },
     )
     .await?;
     match role {
         Some(role) if !principal.roles.contains(role) => Err(Error::Forbidden { role: role.clone() }),
         _ => Ok(Some(principal)),
     }
+}
+
+/// The account of a token's bearer, if the session is open, theirs, and they are active. What is no id of ours is
+/// nobody's, like any token that isn't valid.
+async fn account(identity: &Identity, claims: &Claims) -> Result<User, Error> {
+    let nobody = Error::Unauthenticated { token_given: true };
+    let id = |text: &str| Uuid::try_parse(text).ok();
+    let (Some(session), Some(user)) = (id(&claims.session_id), id(&claims.subject)) else {
+        return Err(nobody);
+    };
+    let account = identity.sessions.account(session, user).await;
+    let account = account.map_err(|Unavailable| Error::DatabaseUnavailable)?;
+    let account = account.ok_or(nobody)?;
+    Ok(User {
+        id: account.id.to_string(),
+        email: account.email,
+        email_verified: account.email_verified,
+        name: account.name,
+        roles: account.roles,
+        created_at: account.created_at,
+        updated_at: account.updated_at,
+        mfa_enabled: account.mfa_enabled,
+        active: account.active,
+    })
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750 section 2.1).

@@ -94,6 +94,20 @@ pub fn text(content_type: &'static str, body: String) -> Response<ReplyBody> {
     response
 }
 
+/// A JSON document for everybody, which caches may keep for `max_age` seconds.
+pub fn public(content_type: &'static str, body: Bytes, max_age: u32) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::full(body));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let cache = HeaderValue::try_from(format!("public, max-age={max_age}"));
+    // Letters and digits are a valid header value.
+    headers.insert(
+        CACHE_CONTROL,
+        cache.unwrap_or(HeaderValue::from_static("no-cache")),
+    );
+    response
+}
+
 /// The answer to `OPTIONS`.
 pub fn options(allow: &str) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::empty());
@@ -247,11 +261,11 @@ pub fn answer(error: &Error) -> Answer {
             format!("The query can't be used: {what}."),
         ),
         Error::DatabaseUnavailable => Answer {
-            retry_after: Some(1),
+            retry_after: Some(2),
             ..plain(
                 S::SERVICE_UNAVAILABLE,
                 "database-unavailable",
-                "The database can't be reached at the moment. Try again shortly.",
+                "The database can't be reached just now. Try again shortly.",
             )
         },
         Error::PluginBusy => Answer {

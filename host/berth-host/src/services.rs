@@ -3,14 +3,21 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use crate::admin::AdminToken;
+use crate::caps::sql;
 use crate::data::{DataError, DataFolder};
+use crate::grants::Capability;
 use crate::identity::Identity;
 use crate::identity::audit::Audit;
 use crate::passwords::Hasher;
+use crate::postgres::roles::{self, RoleError, Wanted};
 use crate::postgres::{Postgres, PostgresError};
 use crate::state::HostSpec;
 use crate::tokens::Verifier;
+use crate::tokens::issue::Issuer;
+use crate::tokens::ring::Ring;
 
 /// All of it. What a manifest doesn't need isn't there.
 #[derive(Debug, Default)]
@@ -19,6 +26,8 @@ pub struct Services {
     pub data: Option<Arc<DataFolder>>,
     /// The database, if a plugin needs one or the manifest names one.
     pub postgres: Option<Arc<Postgres>>,
+    /// The connections of every plugin that may use `sql`, by its name.
+    pub sql: Vec<(String, Arc<sql::Pool>)>,
     /// The identity store, if a plugin may open sessions.
     pub identity: Option<Arc<Identity>>,
     /// The record of attempts, beside the identity store.
@@ -27,8 +36,12 @@ pub struct Services {
     pub admin: Option<AdminToken>,
     /// Knows valid tokens. Nobody's is without it.
     pub tokens: Option<Verifier>,
+    /// Signs tokens, if a plugin may have them signed.
+    pub issuer: Option<Arc<Issuer>>,
     /// Hashes passwords.
     pub passwords: Hasher,
+    /// What goes on beside the requests. Ends when this is dropped.
+    _tasks: JoinSet<()>,
 }
 
 /// Why the host can't have what its manifest asks for.
@@ -40,6 +53,9 @@ pub enum ServiceError {
     /// The database.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    /// The plugins' roles.
+    #[error(transparent)]
+    Roles(#[from] RoleError),
 }
 
 impl Services {
@@ -59,9 +75,23 @@ impl Services {
             )),
             _ => None,
         };
-        let identity = match (&data, &postgres) {
-            (Some(data), Some(postgres)) if needs.identity => {
-                Some(Arc::new(Identity::new(Arc::clone(postgres), data, spec.sessions)))
+        let sql = match (&data, &postgres) {
+            (Some(data), Some(postgres)) => pools(spec, postgres, data).await?,
+            _ => Vec::new(),
+        };
+        let mut tasks = JoinSet::new();
+        let (mut tokens, mut issuer) = (tokens, None);
+        if let (Some(data), true) = (&data, needs.ring) {
+            let ring = Ring::open(data.path(), spec.tokens.algorithm, spec.sessions.access_life)?;
+            let ring = Arc::new(ring);
+            tasks.spawn(Arc::clone(&ring).follow());
+            tokens = Some(Verifier::of_ring(&spec.tokens, Arc::clone(&ring)));
+            issuer = Some(Arc::new(Issuer::new(&spec.tokens, ring)));
+        }
+        let identity = match (&data, &postgres, &issuer) {
+            (Some(data), Some(postgres), Some(issuer)) if needs.identity => {
+                let (postgres, issuer) = (Arc::clone(postgres), Arc::clone(issuer));
+                Some(Arc::new(Identity::new(postgres, data, spec.sessions, issuer)))
             }
             _ => None,
         };
@@ -72,15 +102,27 @@ impl Services {
             Some(data) if spec.admin.is_some() => Some(AdminToken::open(data)?),
             _ => None,
         };
+        if let Some(identity) = identity.clone() {
+            tasks.spawn(async move { identity.sessions.sweep().await });
+        }
         Ok(Self {
             data,
             postgres,
+            sql,
             identity,
             audit,
             admin,
             tokens,
-            passwords: Hasher::default(),
+            issuer,
+            passwords: Hasher::new(spec.passwords),
+            _tasks: tasks,
         })
+    }
+
+    /// A plugin's connections, if it may have any.
+    pub fn sql_of(&self, plugin: &str) -> Option<Arc<sql::Pool>> {
+        let (_, pool) = self.sql.iter().find(|(name, _)| name == plugin)?;
+        Some(Arc::clone(pool))
     }
 
     /// Stop what was started.
@@ -93,4 +135,35 @@ impl Services {
             postgres.stop().await;
         }
     }
+}
+
+/// Every plugin's role, and what connects as it.
+async fn pools(
+    spec: &HostSpec,
+    postgres: &Arc<Postgres>,
+    data: &DataFolder,
+) -> Result<Vec<(String, Arc<sql::Pool>)>, RoleError> {
+    let wanted: Vec<Wanted<'_>> = spec
+        .plugins
+        .iter()
+        .filter(|plugin| plugin.grants.has(Capability::Sql))
+        .map(|plugin| Wanted {
+            plugin: &plugin.name,
+            schemas: plugin.grants.schemas(),
+        })
+        .collect();
+    let logins = roles::prepare(postgres, data, &wanted).await?;
+    let mut pools = Vec::with_capacity(wanted.len());
+    for (wanted, login) in wanted.iter().zip(logins) {
+        let role = login.get_username().to_owned();
+        let pool = sql::Pool::new(wanted.plugin, login, wanted.schemas, postgres, sql::IDLE);
+        let pool = Arc::new(pool);
+        pool.probe().await.map_err(|error| RoleError::Login {
+            plugin: wanted.plugin.to_owned(),
+            role,
+            reason: error.to_string(),
+        })?;
+        pools.push((wanted.plugin.to_owned(), pool));
+    }
+    Ok(pools)
 }

@@ -19,13 +19,14 @@ use crate::identity::limits::Attempts;
 use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
 use crate::metrics::{HostMetrics, PluginMetrics};
+use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
 use crate::services::Services;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
-use crate::tokens::TokenSpec;
+use crate::tokens::{TokenSpec, jwks};
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub struct HostSpec {
     pub identity: IdentitySpec,
     /// The proxies that say whose a request is.
     pub trusted_proxies: TrustedProxies,
+    /// How passwords are hashed.
+    pub passwords: PasswordSpec,
     /// The data folder.
     pub data: PathBuf,
     /// The database.
@@ -122,6 +125,8 @@ pub struct Needs {
     pub identity: bool,
     /// How many plugins have a login to the database, and connections of their own.
     pub logins: u32,
+    /// Keys of its own for tokens.
+    pub ring: bool,
 }
 
 impl HostSpec {
@@ -140,6 +145,7 @@ impl HostSpec {
             postgres,
             identity,
             logins: u32::try_from(with_sql).unwrap_or(u32::MAX),
+            ring: issues_tokens(&self.plugins),
         }
     }
 
@@ -157,6 +163,12 @@ impl HostSpec {
             memory_budget: self.limits.memory_budget,
         }
     }
+}
+
+/// Whether the host signs tokens for any of these.
+pub fn issues_tokens(plugins: &[PluginSpec]) -> bool {
+    let may = |plugin: &PluginSpec| [Capability::Tokens, Capability::Sessions].map(|c| plugin.grants.has(c));
+    plugins.iter().any(|plugin| may(plugin).contains(&true))
 }
 
 /// The running host.
@@ -334,6 +346,7 @@ fn plugin(spec: &PluginSpec, loaded: Result<Version, LoadFault>, services: &Arc<
         reuse: spec.reuse,
         grants: spec.grants.clone(),
         settings: spec.settings.clone(),
+        sql: services.sql_of(&spec.name),
         services: Arc::clone(services),
         outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
         log: spec.log,
@@ -371,6 +384,15 @@ fn router(
         &spec.cors,
         Target::Health,
     )?;
+    if spec.needs().ring {
+        add(
+            jwks::PATH,
+            &Methods::Only(vec![http::Method::GET]),
+            Access::Public,
+            &spec.cors,
+            Target::Jwks,
+        )?;
+    }
     if let Some(auth) = auth {
         for route in AUTH_ROUTES {
             let access = if route.op.needs_caller() {
@@ -416,6 +438,9 @@ pub fn route_table(spec: &HostSpec) -> Vec<RouteRow> {
         },
     };
     let mut rows = vec![row("GET".to_owned(), "/health", "host", &Access::Public)];
+    if spec.needs().ring {
+        rows.push(row("GET".to_owned(), jwks::PATH, "host", &Access::Public));
+    }
     if let Some(auth) = spec.plugins.iter().find(|p| p.policy == Some(Policy::Auth)) {
         rows.extend(AUTH_ROUTES.iter().map(|route| {
             let access = if route.op.needs_caller() {
@@ -441,12 +466,14 @@ pub fn route_table(spec: &HostSpec) -> Vec<RouteRow> {
 }
 
 /// The paths that the host and its policies take, which no manifest route may.
-pub fn fixed_routes(has_auth: bool) -> Vec<(&'static str, http::Method)> {
+pub fn fixed_routes(has_auth: bool, has_ring: bool) -> Vec<(&'static str, http::Method)> {
     let auth = AUTH_ROUTES
         .iter()
         .filter(|_| has_auth)
         .map(|r| (r.path, r.method.clone()));
+    let keys = has_ring.then_some((jwks::PATH, http::Method::GET));
     std::iter::once(("/health", http::Method::GET))
+        .chain(keys)
         .chain(auth)
         .collect()
 }

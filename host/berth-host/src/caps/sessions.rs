@@ -1,53 +1,126 @@
 //! `berth:host/sessions`: who is signed in. A plugin can open, refresh, list and end sessions, and can't bring an ended
 //! one back, use a refresh token twice, or see one that it wasn't given.
 
+use std::sync::Arc;
+
+use uuid::Uuid;
 use wasmtime::component::{HasData, Linker};
 
 use super::bindings::berth::host::sessions::{self, Error, Info, Tokens};
+use crate::identity::sessions::{EndedBy, Opened, SessionError, Sessions};
 use crate::runtime::instance::Ctx;
+use crate::services::Services;
+use crate::tokens::issue::Extra;
 
+/// What the functions of this interface see of a store.
 struct SessionsView<'a> {
-    _ctx: &'a mut Ctx,
+    services: &'a Arc<Services>,
+}
+
+impl SessionsView<'_> {
+    fn sessions(&self) -> wasmtime::Result<&Sessions> {
+        let identity = self.services.identity.as_ref();
+        let sessions = identity.map(|identity| &identity.sessions);
+        sessions.ok_or_else(|| wasmtime::Error::msg("`sessions` is granted and there is no identity store"))
+    }
 }
 
 impl sessions::Host for SessionsView<'_> {
     async fn open(
         &mut self,
-        _user_id: String,
-        _client_ip: String,
-        _user_agent: Option<String>,
-        _extra: String,
+        user_id: String,
+        client_ip: String,
+        user_agent: Option<String>,
+        extra: String,
     ) -> wasmtime::Result<Result<Tokens, Error>> {
-        Ok(Err(Error::Unavailable))
+        let sessions = self.sessions()?;
+        let opened = async {
+            let (user, extra) = (id("user-id", &user_id)?, Extra::parse(&extra)?);
+            sessions
+                .open(user, &client_ip, user_agent.as_deref(), &extra)
+                .await
+        };
+        told(opened.await.map(tokens))
     }
 
     async fn refresh(
         &mut self,
-        _refresh_token: String,
-        _extra: String,
+        refresh_token: String,
+        extra: String,
     ) -> wasmtime::Result<Result<Tokens, Error>> {
-        Ok(Err(Error::Unavailable))
+        let sessions = self.sessions()?;
+        let opened = async {
+            let extra = Extra::parse(&extra)?;
+            sessions.refresh(&refresh_token, &extra).await
+        };
+        told(opened.await.map(tokens))
     }
 
-    async fn open_sessions(&mut self, _user_id: String) -> wasmtime::Result<Result<Vec<Info>, Error>> {
-        Ok(Err(Error::Unavailable))
+    async fn open_sessions(&mut self, user_id: String) -> wasmtime::Result<Result<Vec<Info>, Error>> {
+        let sessions = self.sessions()?;
+        let list = async { Ok(sessions.list(id("user-id", &user_id)?).await?) };
+        let info = |info: crate::identity::sessions::SessionInfo| Info {
+            id: info.id.to_string(),
+            created_at: info.created_at,
+            last_used_at: info.last_used_at,
+            client_ip: info.client_ip,
+            user_agent: info.user_agent,
+        };
+        told(list.await.map(|list| list.into_iter().map(info).collect()))
     }
 
-    async fn close(
-        &mut self,
-        _user_id: String,
-        _session_id: String,
-    ) -> wasmtime::Result<Result<bool, Error>> {
-        Ok(Err(Error::Unavailable))
+    async fn close(&mut self, user_id: String, session_id: String) -> wasmtime::Result<Result<bool, Error>> {
+        let sessions = self.sessions()?;
+        let closed = async {
+            let user = id("user-id", &user_id)?;
+            // A path's parameter, mostly: what is no id is nobody's session.
+            match Uuid::try_parse(&session_id) {
+                Ok(session) => Ok(sessions.close(user, session, EndedBy::Logout).await?),
+                Err(_) => Ok(false),
+            }
+        };
+        told(closed.await)
     }
 
     async fn close_all(
         &mut self,
-        _user_id: String,
-        _keep: Option<String>,
+        user_id: String,
+        keep: Option<String>,
     ) -> wasmtime::Result<Result<u32, Error>> {
-        Ok(Err(Error::Unavailable))
+        let sessions = self.sessions()?;
+        let closed = async {
+            let user = id("user-id", &user_id)?;
+            let keep = keep.as_deref().map(|keep| id("keep", keep)).transpose()?;
+            Ok(sessions.close_all(user, keep, EndedBy::Revoked).await?)
+        };
+        told(closed.await)
     }
+}
+
+fn id(name: &str, text: &str) -> Result<Uuid, SessionError> {
+    Uuid::try_parse(text).map_err(|_| SessionError::Invalid(format!("`{name}` is not a UUID")))
+}
+
+fn tokens(opened: Opened) -> Tokens {
+    Tokens {
+        session_id: opened.session.to_string(),
+        user_id: opened.user.to_string(),
+        access_token: opened.access_token,
+        refresh_token: opened.refresh_token,
+        expires_in: opened.expires_in,
+    }
+}
+
+fn told<T>(result: Result<T, SessionError>) -> wasmtime::Result<Result<T, Error>> {
+    Ok(match result {
+        Ok(it) => Ok(it),
+        Err(SessionError::Invalid(what)) => Err(Error::Invalid(what)),
+        Err(SessionError::NoUser) => Err(Error::NoUser),
+        Err(SessionError::NoSession) => Err(Error::NoSession),
+        Err(SessionError::Reused) => Err(Error::Reused),
+        Err(SessionError::Unavailable(_)) => Err(Error::Unavailable),
+        Err(error @ SessionError::Broken(_)) => return Err(error.into()),
+    })
 }
 
 struct HasSessions;
@@ -61,5 +134,7 @@ impl HasData for HasSessions {
 /// # Errors
 /// It is linked already.
 pub fn add_to_linker(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    sessions::add_to_linker::<_, HasSessions>(linker, |ctx: &mut Ctx| SessionsView { _ctx: ctx })
+    sessions::add_to_linker::<_, HasSessions>(linker, |ctx: &mut Ctx| SessionsView {
+        services: &ctx.origin().plugin.services,
+    })
 }

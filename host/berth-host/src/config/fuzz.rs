@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::fixed_routes;
+use crate::state::{fixed_routes, issues_tokens};
 
 /// With most of the keys that there are.
 const GOOD: &str = r#"# A manifest.
@@ -85,7 +85,7 @@ fn holds(text: &str) -> Result<(), TestCaseError> {
 fn sound(spec: &HostSpec) -> Result<(), TestCaseError> {
     let has_auth = spec.plugins.iter().any(|p| p.policy == Some(Policy::Auth));
     let mut router = Router::new();
-    for (path, method) in fixed_routes(has_auth) {
+    for (path, method) in fixed_routes(has_auth, issues_tokens(&spec.plugins)) {
         prop_assert_eq!(router.add(path, &Methods::Only(vec![method]), (), 0), Ok(()));
     }
     for route in &spec.routes {

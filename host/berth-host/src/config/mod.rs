@@ -26,14 +26,16 @@ use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
 use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
+use crate::passwords::PasswordSpec;
+use crate::postgres::roles::is_host_schema;
 use crate::postgres::{PostgresSpec, password_of};
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
 use crate::serve::REQUEST_ID;
-use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes};
+use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes, issues_tokens};
 use crate::telemetry::TelemetrySpec;
-use crate::tokens::TokenSpec;
+use crate::tokens::{TokenAlgorithm, TokenSpec};
 pub use environment::Environment;
 pub(crate) use read::nearest;
 use read::{Reader, Section, Value};
@@ -133,6 +135,9 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         hs256_key_file: tokens_section
             .scalar("hs256_key_file", values::path)
             .map(|path| reader.resolve(&path)),
+        algorithm: tokens_section
+            .scalar("algorithm", values::token_algorithm)
+            .unwrap_or(TokenAlgorithm::EdDsa),
         issuer: tokens_section
             .scalar("issuer", values::path)
             .unwrap_or_else(|| "berth".to_owned()),
@@ -142,13 +147,15 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     };
     let sessions = SessionSpec {
         access_life: tokens_section
-            .scalar("access_life", values::duration)
+            .scalar("access_life", values::life)
             .unwrap_or(Duration::from_secs(24 * 60 * 60)),
         refresh_life: tokens_section
-            .scalar("refresh_life", values::duration)
+            .scalar("refresh_life", values::life)
             .unwrap_or(Duration::from_secs(30 * 24 * 60 * 60)),
     };
+    let key_file_at = tokens_section.at_of("hs256_key_file");
     tokens_section.finish();
+    let passwords = passwords(root);
     let data_section = root.section("data");
     let data = data_section
         .scalar("dir", values::path)
@@ -205,6 +212,9 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let telemetry = telemetry(root);
 
     let plugins = plugins(reader, root, defaults);
+    if tokens.hs256_key_file.is_some() {
+        one_issuer(reader, key_file_at, &plugins);
+    }
     let routes = routes(reader, root, &plugins, cors.as_ref());
     HostSpec {
         listen,
@@ -213,6 +223,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         sessions,
         identity,
         trusted_proxies: TrustedProxies::new(trusted_proxies),
+        passwords,
         data: reader.resolve(&data),
         postgres,
         admin,
@@ -238,6 +249,38 @@ fn identity(root: &Section<'_, '_>) -> IdentitySpec {
         audit_days: section
             .scalar("audit_days", values::count(1, 36_500))
             .unwrap_or(defaults.audit_days),
+    };
+    section.finish();
+    spec
+}
+
+/// With the key of somebody else who issues tokens, nobody here does.
+fn one_issuer(reader: &Reader<'_>, at: Option<usize>, plugins: &[PluginSpec]) {
+    for capability in [Capability::Tokens, Capability::Sessions] {
+        for plugin in plugins.iter().filter(|plugin| plugin.grants.has(capability)) {
+            reader.fault(
+                at,
+                "tokens.hs256_key_file",
+                format!(
+                    "means that tokens are issued elsewhere, and \"{}\" has the grant `{}`, which issues them here; remove one of the two",
+                    plugin.name,
+                    capability.example()
+                ),
+            );
+        }
+    }
+}
+
+fn passwords(root: &Section<'_, '_>) -> PasswordSpec {
+    let section = root.section("passwords");
+    let default = PasswordSpec::default();
+    let spec = PasswordSpec {
+        concurrency: section
+            .scalar("concurrency", values::count(1, 256))
+            .unwrap_or(default.concurrency),
+        queue: section
+            .scalar("queue", values::count(0, 10_000))
+            .unwrap_or(default.queue),
     };
     section.finish();
     spec
@@ -435,6 +478,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
         let reuse = reuse(reader, &section);
         let log = section.scalar("log", values::level).unwrap_or(LevelFilter::INFO);
         let grants = grants(reader, &section);
+        one_owner(reader, &section, &grants, &specs);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
         limits_section.finish();
@@ -520,6 +564,27 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
         .with_schemas(schemas)
         .with_http(http)
         .with_folders(granted_folders)
+}
+
+/// A schema of a plugin's own is one plugin's.
+fn one_owner(reader: &Reader<'_>, plugin: &Section<'_, '_>, grants: &Grants, others: &[PluginSpec]) {
+    let section = plugin.section("grants");
+    let own = grants.schemas().iter().filter(|schema| !is_host_schema(schema));
+    for schema in own {
+        let other = others
+            .iter()
+            .find(|other| other.grants.schemas().contains(schema));
+        if let Some(other) = other {
+            reader.fault(
+                section.at_of(Capability::Sql.key()),
+                &format!("{}.{}", section.path(), Capability::Sql.key()),
+                format!(
+                    "the schema \"{schema}\" is the plugin \"{}\"'s already; choose another name, or make the two plugins one",
+                    other.name
+                ),
+            );
+        }
+    }
 }
 
 /// The schemas of `sql`.
@@ -627,7 +692,7 @@ fn routes(
 ) -> Vec<RouteSpec> {
     let has_auth = plugins.iter().any(|p| p.policy == Some(Policy::Auth));
     let mut taken = Router::new();
-    for (path, method) in fixed_routes(has_auth) {
+    for (path, method) in fixed_routes(has_auth, issues_tokens(plugins)) {
         // The host's own routes are disjoint; a test of this module builds them.
         let _ = taken.add(path, &Methods::Only(vec![method]), (), usize::MAX);
     }

@@ -274,7 +274,7 @@ fn a_guest_is_heard_at_info_unless_its_table_says_otherwise() {
 #[test]
 fn host_routes_are_disjoint() {
     let mut router = Router::new();
-    for (path, method) in fixed_routes(true) {
+    for (path, method) in fixed_routes(true, true) {
         router.add(path, &Methods::Only(vec![method]), (), 0).unwrap();
     }
 }

@@ -15,6 +15,7 @@ use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
 use crate::secret::Secret;
 use crate::state::Access;
+use crate::tokens::TokenAlgorithm;
 
 /// A value, or what is wrong with it.
 pub(super) type Parsed<T> = Result<T, String>;
@@ -165,6 +166,31 @@ pub(super) fn network(value: &Value) -> Parsed<Network> {
             Network::around(base, prefix)
         )
     })
+}
+
+/// How long something is valid, which is counted in whole seconds: at most 400 days, as long as a browser keeps a cookie.
+pub(super) fn life(value: &Value) -> Parsed<Duration> {
+    let Value::Text(text) = value else {
+        return Err(format!(
+            "must be a time with its unit as in \"15m\" or \"30days\", not {}",
+            value.kind()
+        ));
+    };
+    let time = humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a time with its unit, as in \"15m\" or \"30days\""))?;
+    if time < Duration::from_secs(1) || time > Duration::from_secs(400 * 86_400) {
+        return Err(format!("{text:?} is out of bounds; from \"1s\" to \"400days\""));
+    }
+    Ok(time)
+}
+
+pub(super) fn token_algorithm(value: &Value) -> Parsed<TokenAlgorithm> {
+    let text = text(value)?;
+    let known = TokenAlgorithm::ALL.map(TokenAlgorithm::key);
+    TokenAlgorithm::ALL
+        .into_iter()
+        .find(|algorithm| algorithm.key() == text)
+        .ok_or_else(|| unknown("algorithm", &text, &known))
 }
 
 pub(super) fn policy(value: &Value) -> Parsed<Policy> {

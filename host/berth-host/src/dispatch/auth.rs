@@ -248,6 +248,15 @@ fn begin<'h>(
     Some(Pending::new(audit, entry))
 }
 
+/// Who shows a valid token.
+#[derive(Debug)]
+pub struct Bearer {
+    /// What it says.
+    pub claims: Claims,
+    /// The host issued it: what the policy makes of it must be the same user in the same session.
+    pub ours: bool,
+}
+
 /// Ask the policy who the bearer of a valid token is.
 ///
 /// # Errors
@@ -259,7 +268,7 @@ pub async fn authenticate(
     version: &Arc<Version>,
     admission: Admission,
     info: RequestInfo,
-    claims: Claims,
+    Bearer { claims, ours }: Bearer,
 ) -> Result<Principal, Error> {
     let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     let origin = Arc::new(Origin::new(
@@ -282,6 +291,16 @@ pub async fn authenticate(
         Err(_) => _ = version.callers.failed(),
     }
     match answered {
+        Ok(Ok(principal)) if ours && !is_same(&principal, &claims) => {
+            tracing::error!(
+                target: "berth::plugin",
+                plugin = plugin.name,
+                version = version.digest,
+                request_id = record.id_text(),
+                "the auth policy made somebody else of a token's bearer: user-id and session-id must be those of the claims",
+            );
+            Err(Error::AuthUnavailable)
+        }
         Ok(Ok(principal)) if is_usable(&principal) => Ok(principal),
         Ok(Ok(_)) => {
             tracing::error!(
@@ -301,6 +320,10 @@ pub async fn authenticate(
 
 /// The longest id and e-mail address of a principal, in bytes.
 const MAX_ID: usize = 320;
+
+fn is_same(principal: &Principal, claims: &Claims) -> bool {
+    principal.user_id == claims.subject && principal.session_id == claims.session_id
+}
 
 /// Ids and roles become headers of the request; a comma stands between two roles.
 fn is_usable(principal: &Principal) -> bool {

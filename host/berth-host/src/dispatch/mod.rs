@@ -13,7 +13,6 @@ use ::http::Response;
 use crate::body::ReplyBody;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::Admitted;
-use crate::health;
 use crate::runtime::instance::Origin;
 use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
@@ -21,12 +20,16 @@ use crate::runtime::streak::LOOP;
 use crate::serve::Record;
 use crate::state::Host;
 use crate::telemetry::GuestSpan;
+use crate::tokens::{Verifier, jwks};
+use crate::{health, respond};
 
 /// What answers a route.
 #[derive(Debug)]
 pub enum Target {
     /// The host's own health report.
     Health,
+    /// The public keys of tokens.
+    Jwks,
     /// A function of the `auth` policy.
     Auth(Arc<Plugin>, auth::AuthOp),
     /// A `wasi:http` handler.
@@ -44,10 +47,18 @@ pub async fn call(
 ) -> Result<Response<ReplyBody>, Error> {
     match admitted {
         Admitted::Health => Ok(health::report(host)),
+        Admitted::Jwks => jwks(host),
         Admitted::Auth(call) => auth::call(host, record, call).await,
         Admitted::Http(call) => http::call(host, record, call).await,
         Admitted::Shared(call) => concurrent::call(host, record, call).await,
     }
+}
+
+fn jwks(host: &Host) -> Result<Response<ReplyBody>, Error> {
+    let ring = host.services.tokens.as_ref().and_then(Verifier::ring);
+    let ring =
+        ring.ok_or_else(|| Error::Internal("there is a route to keys that aren't there".to_owned()))?;
+    Ok(respond::public(jwks::CONTENT_TYPE, ring.jwks(), jwks::MAX_AGE))
 }
 
 /// What a guest's run costs, told to the metrics and the trace when the run is over, however it ends: CPU time that it

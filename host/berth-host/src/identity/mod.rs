@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::data::DataFolder;
 use crate::postgres::Postgres;
+use crate::tokens::issue::Issuer;
 use limits::Rate;
 
 /// What the manifest says of attempts and their record.
@@ -92,9 +93,9 @@ pub struct Unavailable;
 
 impl Identity {
     /// On a database whose tables are there.
-    pub fn new(postgres: Arc<Postgres>, data: &DataFolder, spec: SessionSpec) -> Self {
+    pub fn new(postgres: Arc<Postgres>, data: &DataFolder, spec: SessionSpec, issuer: Arc<Issuer>) -> Self {
         Self {
-            sessions: sessions::Sessions::new(Arc::clone(&postgres), data, spec),
+            sessions: sessions::Sessions::new(Arc::clone(&postgres), data, spec, issuer),
             postgres,
         }
     }

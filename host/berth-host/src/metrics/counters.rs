@@ -259,6 +259,85 @@ impl PluginMetrics {
     }
 }
 
+/// How a call of `sql` can end: `ok`, or the error's name in WIT.
+const SQL_RESULTS: [&str; 10] = [
+    "ok",
+    "database",
+    "invalid",
+    "denied",
+    "timeout",
+    "too-many-rows",
+    "too-many-bytes",
+    "pool-timeout",
+    "unavailable",
+    "transaction-over",
+];
+
+/// What is counted of a plugin's `sql`.
+#[derive(Debug)]
+pub struct SqlMetrics {
+    calls: [Counter; SQL_RESULTS.len()],
+    pub(super) duration: Histogram,
+    cancelled: Counter,
+    opened: Counter,
+    closed: Counter,
+}
+
+impl Default for SqlMetrics {
+    fn default() -> Self {
+        Self {
+            calls: Default::default(),
+            duration: Histogram::new(WALL),
+            cancelled: Counter::default(),
+            opened: Counter::default(),
+            closed: Counter::default(),
+        }
+    }
+}
+
+impl SqlMetrics {
+    /// A call has ended, `result` being `ok` or the error's name in WIT.
+    pub fn called(&self, result: &str, took: Duration) {
+        let at = SQL_RESULTS.iter().position(|known| *known == result);
+        if let Some(counter) = at.and_then(|at| self.calls.get(at)) {
+            counter.add(1);
+        }
+        self.duration.observe(took);
+    }
+
+    /// A connection was ended on the server, because its statement was late, too large, or nobody waited for it.
+    pub fn cancelled(&self) {
+        self.cancelled.add(1);
+    }
+
+    /// A connection was made.
+    pub fn opened(&self) {
+        self.opened.add(1);
+    }
+
+    /// A connection is no more.
+    pub fn closed(&self) {
+        self.closed.add(1);
+    }
+
+    pub(super) fn calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        SQL_RESULTS
+            .into_iter()
+            .zip(&self.calls)
+            .map(|(result, counter)| (result, counter.get()))
+    }
+
+    pub(super) fn cancelled_total(&self) -> u64 {
+        self.cancelled.get()
+    }
+
+    pub(super) fn open(&self) -> u64 {
+        // Read first, so that no more can be closed than opened.
+        let closed = self.closed.get();
+        self.opened.get().saturating_sub(closed)
+    }
+}
+
 /// Which of the host's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {

@@ -5,6 +5,7 @@ use wasmtime::PoolingAllocatorMetrics;
 use super::counters::{Listener, VersionMetrics};
 use super::process::Process;
 use super::text::{Family, Kind, Metric};
+use crate::caps::sql::Pool;
 use crate::postgres::Postgres;
 use crate::runtime::engine::PoolSizes;
 use crate::runtime::plugin::Plugin;
@@ -43,6 +44,12 @@ impl<'a> Scrape<'a> {
 
     fn postgres(&self) -> Option<&Postgres> {
         self.host.services.postgres.as_deref()
+    }
+
+    /// The connections of every plugin that may use `sql`.
+    fn sql(&self) -> impl Iterator<Item = (&str, &Pool)> {
+        self.plugins()
+            .filter_map(|plugin| Some((plugin.name.as_str(), plugin.sql.as_deref()?)))
     }
 
     /// Each plugin's name with the version that it serves, and that version's counters; the version is "" where none
@@ -313,6 +320,31 @@ pub const METRICS: &[Metric] = &[
         |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.restarts())),
     ),
     metric(
+        "berth_password_hashes_total",
+        Kind::Counter,
+        &["algorithm"],
+        "Passwords that were hashed, to store or to compare; one that is compared with nothing counts as `argon2`.",
+        |s, f| {
+            for (algorithm, n) in s.host.services.passwords.hashes() {
+                f.value(&[algorithm], n);
+            }
+        },
+    ),
+    metric(
+        "berth_password_hashes_waiting",
+        Kind::Gauge,
+        &[],
+        "Passwords that wait to be hashed.",
+        |s, f| f.value(&[], s.host.services.passwords.waiting()),
+    ),
+    metric(
+        "berth_password_hashes_refused_total",
+        Kind::Counter,
+        &[],
+        "Passwords that were not hashed because too many waited.",
+        |s, f| f.value(&[], s.host.services.passwords.refused()),
+    ),
+    metric(
         "berth_plugin_loaded",
         Kind::Gauge,
         VERSION,
@@ -466,6 +498,51 @@ pub const METRICS: &[Metric] = &[
         |s, f| {
             for plugin in s.plugins() {
                 f.value(&[&plugin.name], plugin.metrics.lines_suppressed());
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_calls_total",
+        Kind::Counter,
+        &["plugin", "result"],
+        "Calls of `sql`, by `ok` or the name of the error in WIT; only of plugins that may use it.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                let calls = sql.metrics.calls();
+                calls.for_each(|(result, n)| f.value(&[plugin, result], n));
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_seconds",
+        Kind::Histogram,
+        PLUGIN,
+        "How long calls of `sql` took, the wait for a connection included.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                f.histogram(&[plugin], &sql.metrics.duration);
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_cancelled_total",
+        Kind::Counter,
+        PLUGIN,
+        "Connections that were ended on the server, because their statement was late, gave too much, or nobody waited for it.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                f.value(&[plugin], sql.metrics.cancelled_total());
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_connections",
+        Kind::Gauge,
+        PLUGIN,
+        "Connections to Postgres that are open as the plugin's role, idle ones included.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                f.value(&[plugin], sql.metrics.open());
             }
         },
     ),

@@ -8,6 +8,7 @@ mod fault;
 pub mod migrate;
 mod private;
 mod reach;
+pub mod roles;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -68,6 +68,7 @@ fn every_error_has_its_status_and_code() {
         (Error::InvalidParameter("x".to_owned()), 400, "invalid-request"),
         (Error::DatabaseUnavailable, 503, "database-unavailable"),
         (Error::AuthUnavailable, 503, "auth-unavailable"),
+        (Error::DatabaseUnavailable, 503, "database-unavailable"),
         (Error::PluginBusy, 429, "plugin-busy"),
         (Error::HostBusy, 503, "host-busy"),
         (
