@@ -12,6 +12,7 @@
     reason = "this crate is the tests: whatever is not as expected must stop them"
 )]
 
+pub mod accounts;
 pub mod berth;
 pub mod collector;
 pub mod components;

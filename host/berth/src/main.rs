@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod inspected;
+mod keys;
 mod log;
 mod stop;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args, LogFormat::Auto, false),
         Command::Check(args) => check::check(&args),
         Command::Routes(args) => check::routes(&args),
+        Command::Keys(command) => keys::run(&command),
     }
 }
 

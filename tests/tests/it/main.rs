@@ -36,6 +36,8 @@ mod policy;
 mod reuse;
 mod routing;
 mod same_as_serve;
+mod store_sessions;
+mod store_tokens;
 mod structure;
 mod telemetry;
 mod tls;
