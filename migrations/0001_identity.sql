@@ -55,7 +55,10 @@ create table identity.audit (
     request_id text check (octet_length(request_id) <= 128),
     -- The plugin that decided, and the digest of its component.
     plugin text check (octet_length(plugin) <= 64),
-    digest text check (octet_length(digest) <= 64)
+    digest text check (octet_length(digest) <= 64),
+    -- What else there is to say, as in '+admin -reader'.
+    detail text check (octet_length(detail) <= 1024)
 );
 create index audit_by_user on identity.audit (user_id, at desc) where user_id is not null;
+create index audit_by_account on identity.audit (lower(account), id desc) where account is not null;
 create index audit_by_time on identity.audit (at);

@@ -1,70 +1,155 @@
-//! Accounts and sessions of a test, through the fixture `identity` and straight in the database.
+//! A caller of the auth API of a host with the bundled policy and a database of its own.
 
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::berth::{Berth, Manifest};
 use crate::guest;
 use crate::store::Store;
 use crate::wire::{Response, request};
 
-/// A manifest with the policy `auth-static`, the fixture `identity` with its grants, and `echo` at `/user/*` for whoever
-/// is signed in.
+/// A password that nobody guesses first.
+pub const PASSWORD: &str = "correct horse battery";
+
+/// A host with accounts.
+#[derive(Debug)]
+pub struct Accounts {
+    /// Its database and data folder.
+    pub store: Store,
+    /// The host.
+    pub berth: Berth,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The bundled policy, and the handler `fixtures/echo` for callers (`/user/*`) and for the role admin (`/admin/*`).
 pub fn manifest() -> Manifest {
     let echo = guest("fixtures/echo");
-    Manifest::new()
-        .auth("fixtures/auth-static")
-        .handler_with(
-            "fixtures/identity",
-            "grants = { tokens = true, passwords = true, sessions = true }",
-        )
-        .raw(&format!(
-            "[plugins.echo]\ncomponent = {echo:?}\n\
-             [[routes]]\npath = \"/user/*\"\nplugin = \"echo\"\naccess = \"user\""
-        ))
+    Manifest::new().accounts().raw(&format!(
+        "[plugins.h]\ncomponent = {echo:?}\n\
+         [[routes]]\npath = \"/user/*\"\nplugin = \"h\"\naccess = \"user\"\n\
+         [[routes]]\npath = \"/admin/*\"\nplugin = \"h\"\naccess = \"role:admin\"\n"
+    ))
 }
 
-/// Call a function: `call(&berth, "sessions.open", json!({ … }))` gives the fixture's answer.
-pub fn call(berth: &Berth, function: &str, arguments: &Value) -> Value {
-    let answer = berth.post(&format!("/identity/{function}"), &arguments.to_string());
-    assert_eq!(answer.status, 200, "{function}: {}", answer.text());
-    answer.json()
+impl Accounts {
+    /// Nobody has an account yet.
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with more environment.
+    pub fn with(environment: &[(&str, &str)]) -> Self {
+        let store = Store::new();
+        let berth = store.start_with(&manifest(), environment);
+        Self { store, berth }
+    }
+
+    /// One request with a token, if there is one, and a JSON body, unless it is null.
+    pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Response {
+        self.call_from(method, path, token, body, &[])
+    }
+
+    /// The same with more headers.
+    pub fn call_from(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &Value,
+        more: &[(&str, &str)],
+    ) -> Response {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let mut headers = more.to_vec();
+        if let Some(bearer) = &bearer {
+            headers.push(("authorization", bearer));
+        }
+        let mut text = String::new();
+        if !body.is_null() {
+            headers.push(("content-type", "application/json"));
+            text = body.to_string();
+        }
+        request(self.berth.address, method, path, &headers, text.as_bytes())
+    }
+
+    /// `POST /api/v1/auth/register`.
+    pub fn register(&self, email: &str, password: &str) -> Response {
+        let body = json!({ "email": email, "password": password });
+        self.call("POST", "/api/v1/auth/register", None, &body)
+    }
+
+    /// `POST /api/v1/auth/login`.
+    pub fn login(&self, email: &str, password: &str) -> Response {
+        let body = json!({ "email": email, "password": password });
+        self.call("POST", "/api/v1/auth/login", None, &body)
+    }
+
+    /// `POST /api/v1/auth/refresh`.
+    pub fn refresh(&self, token: &str) -> Response {
+        let body = json!({ "refreshToken": token });
+        self.call("POST", "/api/v1/auth/refresh", None, &body)
+    }
+
+    /// `GET /api/v1/me`.
+    pub fn me(&self, token: &str) -> Response {
+        self.call("GET", "/api/v1/me", Some(token), &Value::Null)
+    }
+
+    /// A new account, signed in.
+    pub fn signed_up(&self, email: &str) -> Session {
+        Session::of(&self.register(email, PASSWORD), 201)
+    }
+
+    /// Another session of an account.
+    pub fn signed_in(&self, email: &str) -> Session {
+        Session::of(&self.login(email, PASSWORD), 200)
+    }
+
+    /// One call of the admin API.
+    pub fn admin(&self, method: &str, path: &str, body: &Value) -> Response {
+        let bearer = format!("Bearer {}", self.store.admin_token());
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "application/json"),
+        ];
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        request(self.berth.admin, method, path, &headers, text.as_bytes())
+    }
 }
 
-/// A new account.
-pub fn user(store: &Store) -> Uuid {
-    let id = Uuid::now_v7();
-    store.run(&format!(
-        "insert into identity.users (id, email, email_canonical, name, roles)
-         values ('{id}', 'Ada.{id}@Example.com', 'ada.{id}@example.com', 'Ada', '{{user,admin}}')"
-    ));
-    id
+/// What a client has when it is signed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The user's id.
+    pub id: String,
+    /// For `Authorization`.
+    pub access: String,
+    /// For `refresh`.
+    pub refresh: String,
 }
 
-/// Sign it in: what `sessions.open` gives.
-pub fn open(berth: &Berth, user: Uuid) -> Value {
-    let opened = call(
-        berth,
-        "sessions.open",
-        &json!({ "user-id": user.to_string(), "client-ip": "192.0.2.1", "user-agent": "tests" }),
-    );
-    assert!(opened["ok"].is_object(), "{opened}");
-    opened["ok"].clone()
-}
-
-/// Use a refresh token.
-pub fn refresh(berth: &Berth, token: &Value) -> Value {
-    call(berth, "sessions.refresh", &json!({ "refresh-token": token }))
-}
-
-/// Ask for something that only a signed-in user gets.
-pub fn ask(berth: &Berth, access_token: &Value) -> Response {
-    let bearer = format!("Bearer {}", access_token.as_str().unwrap_or_default());
-    request(
-        berth.address,
-        "GET",
-        "/user/status/200",
-        &[("authorization", &bearer)],
-        b"",
-    )
+impl Session {
+    /// From an answer that must have this status.
+    #[track_caller]
+    pub fn of(answer: &Response, status: u16) -> Self {
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let body = answer.json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let session = Self {
+            id: text(&body["user"]["id"]),
+            access: text(&body["accessToken"]),
+            refresh: text(&body["refreshToken"]),
+        };
+        for part in [&session.id, &session.access, &session.refresh] {
+            assert!(!part.is_empty(), "{}", answer.text());
+        }
+        session
+    }
 }

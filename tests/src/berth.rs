@@ -16,6 +16,18 @@ use crate::{guest, program, prometheus, wire};
 /// The time within which anything that is waited for must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Wait until something is so.
+///
+/// # Panics
+/// It is not within [`PATIENCE`].
+pub fn eventually(what: &str, so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !so() {
+        assert!(started.elapsed() < PATIENCE, "not so: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The `berth` program, with a clean environment and without ports of its own.
 pub fn command() -> Command {
     let mut command = Command::new(program("BERTH_BIN", "target/debug/berth"));
@@ -70,13 +82,26 @@ impl Manifest {
     }
 
     /// The `auth` policy.
-    pub fn auth(mut self, component: &str) -> Self {
+    pub fn auth(self, component: &str) -> Self {
+        self.auth_with(component, "")
+    }
+
+    /// The same with more lines in its table.
+    pub fn auth_with(mut self, component: &str, more: &str) -> Self {
         let component = guest(component);
         let _ = writeln!(
             self.0,
-            "[plugins.auth]\ncomponent = {component:?}\npolicy = \"auth\"\n"
+            "[plugins.auth]\ncomponent = {component:?}\npolicy = \"auth\"\n{more}\n"
         );
         self
+    }
+
+    /// The bundled `auth` policy with what it needs. Start it with a [`crate::store::Store`].
+    pub fn accounts(self) -> Self {
+        self.auth_with(
+            "auth",
+            "grants = { sql = [\"identity\"], passwords = true, sessions = true, log = true }",
+        )
     }
 
     /// The text.
@@ -143,6 +168,9 @@ impl Berth {
             .arg(&config)
             .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
             .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0")
+            // All tests call from one address. Those of the limits set them.
+            .env("BERTH_IDENTITY_ADDRESS_RATE", "off")
+            .env("BERTH_IDENTITY_ACCOUNT_RATE", "off")
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -185,6 +213,11 @@ impl Berth {
     /// Its folder, where the manifest is.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The file of its log.
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// Its process.

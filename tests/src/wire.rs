@@ -67,16 +67,21 @@ pub struct Connection {
 impl Connection {
     /// Connect.
     pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the host accepts connections");
+        Self::try_open(address).expect("the host accepts connections")
+    }
+
+    /// Connect, if anybody is there.
+    pub fn try_open(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
         stream
             .set_read_timeout(Some(PATIENCE))
             .expect("a read timeout can be set");
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        Self {
+        Some(Self {
             stream,
             buffer: Vec::new(),
             was_reset: false,
-        }
+        })
     }
 
     /// Send bytes. An error is ignored: a host may answer and close while we still send.

@@ -8,7 +8,7 @@
 //! | `master.key` | 32 random bytes that every derived key of this node comes from |
 //! | `tokens.json` | the key ring of access tokens |
 //! | `admin.token` | what the operator's commands show to the admin API |
-//! | `postgres/` | the private cluster |
+//! | `postgres/`, `postgres.password`, `socket/` | the private cluster, its password, the folder of its socket |
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -83,12 +83,16 @@ impl DataFolder {
     /// # Errors
     /// See [`DataError`].
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            // Others may pass through, to the private Postgres under its own user, but see nothing.
-            .mode(0o711)
-            .create(path)
-            .map_err(io_error(path, "the data folder can't be made"))?;
+        if !path.exists() {
+            // Others may pass through, to the private Postgres under its own user, but see nothing; whatever the umask.
+            let passable = std::fs::Permissions::from_mode(0o711);
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o711)
+                .create(path)
+                .and_then(|()| std::fs::set_permissions(path, passable))
+                .map_err(io_error(path, "the data folder can't be made"))?;
+        }
         // Absolute, because Postgres changes its folder.
         let path = path
             .canonicalize()

@@ -197,6 +197,19 @@ pub enum Error {
     },
     /// The route isn't public and no working `auth` policy is there to ask. Fails closed.
     AuthUnavailable,
+    /// Somebody tries to sign in, or the like, too often.
+    TooManyAttempts {
+        /// How long they have to wait.
+        wait: Duration,
+    },
+    /// The operator's token isn't there, or isn't the right one.
+    AdminToken,
+    /// This host keeps no accounts.
+    NoAccounts,
+    /// There is no such account.
+    UserNotFound,
+    /// A parameter of the query can't be used: what about it, for the caller.
+    InvalidParameter(String),
     /// Whether the caller's session is open can't be asked: the database can't be reached. Fails closed.
     DatabaseUnavailable,
     /// The plugin has as many requests running and waiting as it may have.

@@ -132,6 +132,7 @@ pub async fn admit(
                     .next()
                     .map_or(Input::Nothing, |id| Input::Id(id.into_owned()))
             };
+            attempt(host, record, &input, caller.as_ref())?;
             let admission = place(host, record, plugin, &version).await?;
             Ok(Admitted::Auth(AuthCall {
                 plugin: Arc::clone(plugin),
@@ -144,6 +145,20 @@ pub async fn admit(
             }))
         }
     }
+}
+
+/// Somebody tries something that is limited: whatever carries a password or a token in its body.
+fn attempt(host: &Host, record: &Record, input: &Input, caller: Option<&Principal>) -> Result<(), Error> {
+    let account = match input {
+        Input::Registration(it) => Some(it.email.as_str()),
+        Input::Credentials(it) => Some(it.email.as_str()),
+        Input::PasswordChange(_) => caller.map(|caller| caller.user_id.as_str()),
+        Input::Token(_) => None,
+        Input::Id(_) | Input::Nothing => return Ok(()),
+    };
+    host.attempts
+        .admit(record.client(), account)
+        .map_err(|wait| Error::TooManyAttempts { wait })
 }
 
 /// A place in the plugin's share, then an instance: an idle one, or the right to make one.
@@ -290,7 +305,7 @@ async fn account(identity: &Identity, claims: &Claims) -> Result<User, Error> {
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750 section 2.1).
-fn bearer(value: &[u8]) -> Option<&str> {
+pub(crate) fn bearer(value: &[u8]) -> Option<&str> {
     let (scheme, token) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
@@ -309,7 +324,7 @@ fn text(request: &Request<Incoming>, name: header::HeaderName) -> Option<String>
 }
 
 /// Read a JSON body whole: what it says it is first, then its declared size, then no more than the limit.
-async fn read_json(request: Request<Incoming>, limits: &HostLimits) -> Result<Bytes, Error> {
+pub(crate) async fn read_json(request: Request<Incoming>, limits: &HostLimits) -> Result<Bytes, Error> {
     let given = request.headers().get(header::CONTENT_TYPE);
     if !given.is_some_and(|v| is_json(v.as_bytes())) {
         let given = given.map(|v| String::from_utf8_lossy(v.as_bytes()).chars().take(100).collect());

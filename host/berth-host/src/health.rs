@@ -10,7 +10,7 @@ use crate::state::Host;
 
 #[derive(Serialize)]
 struct Health<'a> {
-    /// `healthy`, or `degraded` when a plugin could not be loaded.
+    /// `healthy`, or `degraded` when a plugin could not be loaded or Postgres can't be reached.
     status: &'static str,
     version: &'static str,
     /// Seconds since the host was built.
@@ -18,6 +18,18 @@ struct Health<'a> {
     /// Milliseconds since the Unix epoch.
     timestamp: u64,
     plugins: Vec<PluginHealth<'a>>,
+    /// Not there if the manifest needs no database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    postgres: Option<PostgresHealth<'a>>,
+}
+
+#[derive(Serialize)]
+struct PostgresHealth<'a> {
+    /// `ready` or `unreachable`, as of the last time it was asked: this report waits for nothing.
+    state: &'static str,
+    /// `private` or `server`.
+    kind: &'static str,
+    version: &'a str,
 }
 
 #[derive(Serialize)]
@@ -56,13 +68,26 @@ pub fn report(host: &Host) -> Response<ReplyBody> {
             },
         })
         .collect();
-    let failed = plugins.iter().any(|p| p.code.is_some());
+    let postgres = host.services.postgres.as_deref().map(|postgres| PostgresHealth {
+        state: if postgres.is_reachable() {
+            "ready"
+        } else {
+            "unreachable"
+        },
+        kind: postgres.kind(),
+        version: postgres.version(),
+    });
+    let failed = plugins.iter().any(|p| p.code.is_some())
+        || postgres
+            .as_ref()
+            .is_some_and(|postgres| postgres.state != "ready");
     let health = Health {
         status: if failed { "degraded" } else { "healthy" },
         version: env!("CARGO_PKG_VERSION"),
         uptime: host.started.elapsed().as_secs_f64(),
         timestamp: now_ms(),
         plugins,
+        postgres,
     };
     // Serialising these types can't fail.
     respond::json(Success::Done, serde_json::to_vec(&health).unwrap_or_default())

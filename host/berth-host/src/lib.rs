@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod admin;
 pub mod admit;
 pub mod body;
 pub mod caps;
@@ -10,6 +11,7 @@ pub mod data;
 pub mod dispatch;
 pub mod error;
 pub mod files;
+pub mod forwarded;
 pub mod gate;
 pub mod grants;
 pub mod headers;

@@ -230,6 +230,36 @@ pub fn answer(error: &Error) -> Answer {
                 "Nobody can be signed in just now. Try again shortly.",
             )
         },
+        Error::TooManyAttempts { wait } => Answer {
+            // Whole seconds, and never too early.
+            retry_after: Some(
+                u32::try_from(wait.as_millis().div_ceil(1000).max(1)).unwrap_or(MAX_RETRY_AFTER),
+            ),
+            ..plain(
+                S::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "Too many attempts. Try again later.",
+            )
+        },
+        Error::AdminToken => Answer {
+            challenge: true,
+            ..plain(
+                S::UNAUTHORIZED,
+                "unauthorized",
+                "Send \"Authorization: Bearer <token>\" with the token from the file admin.token in the data folder.",
+            )
+        },
+        Error::NoAccounts => plain(
+            S::NOT_FOUND,
+            "no-accounts",
+            "This host keeps no accounts: none of its plugins has the grant `sessions`.",
+        ),
+        Error::UserNotFound => plain(S::NOT_FOUND, "user-not-found", "There is no such account."),
+        Error::InvalidParameter(what) => plain(
+            S::BAD_REQUEST,
+            "invalid-request",
+            format!("The query can't be used: {what}."),
+        ),
         Error::DatabaseUnavailable => Answer {
             retry_after: Some(2),
             ..plain(

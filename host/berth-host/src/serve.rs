@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -34,7 +34,10 @@ const MAX_REQUEST_ID: usize = 128;
 /// What a connection knows.
 #[derive(Debug)]
 pub struct Peer {
+    address: IpAddr,
     ip: String,
+    /// A trusted proxy, which says whose a request is.
+    proxy: bool,
     secure: bool,
     host: Arc<Host>,
 }
@@ -42,8 +45,11 @@ pub struct Peer {
 impl Peer {
     /// The other end of a connection; `secure` with TLS.
     pub fn new(address: SocketAddr, secure: bool, host: Arc<Host>) -> Self {
+        let address = address.ip().to_canonical();
         Self {
-            ip: address.ip().to_canonical().to_string(),
+            address,
+            ip: address.to_string(),
+            proxy: host.trusted_proxies.trusts(address),
             secure,
             host,
         }
@@ -183,6 +189,8 @@ pub struct Record {
     cut: bool,
     /// Only where traces are exported.
     span: Option<Box<RequestSpan>>,
+    /// Who it is, where a trusted proxy says it.
+    client: Option<(IpAddr, String)>,
 }
 
 impl Record {
@@ -191,6 +199,10 @@ impl Record {
         Self {
             id: request_id(request.headers().get(REQUEST_ID)),
             span: telemetry.map(|t| Box::new(t.begin(request, peer.secure))),
+            client: peer.proxy.then(|| {
+                let client = peer.host.trusted_proxies.client(peer.address, request.headers());
+                (client, client.to_string())
+            }),
             peer,
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -221,7 +233,14 @@ impl Record {
 
     /// The client's address, without a port.
     pub fn client_ip(&self) -> &str {
-        &self.peer.ip
+        self.client.as_ref().map_or(&self.peer.ip, |(_, text)| text)
+    }
+
+    /// The same as an address.
+    pub fn client(&self) -> IpAddr {
+        self.client
+            .as_ref()
+            .map_or(self.peer.address, |(address, _)| *address)
     }
 
     /// Whether the request came through TLS.
@@ -344,7 +363,7 @@ impl Drop for Record {
             cpu_us = micros(cpu),
             queue_us = micros(self.queued),
             bytes = self.bytes,
-            client = self.peer.ip.as_str(),
+            client = self.client_ip(),
             trace_id = trace_id.as_deref(),
         );
     }
@@ -378,7 +397,7 @@ impl Record {
             method: &self.method,
             path: self.uri.path(),
             id: self.id_text(),
-            client: &self.peer.ip,
+            client: self.client_ip(),
             route: self.route.as_ref().map(|r| r.pattern.as_str()),
             status: self.status,
             code: self.code.as_deref(),
@@ -396,7 +415,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// The client's own id if it is usable, else a UUIDv7.
-fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
+pub(crate) fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     if let Some(id) = given {
         let bytes = id.as_bytes();
         if (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic) {

@@ -5,9 +5,14 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+use crate::admin::AdminToken;
+use crate::caps::sql;
 use crate::data::{DataError, DataFolder};
+use crate::grants::Capability;
 use crate::identity::Identity;
+use crate::identity::audit::Audit;
 use crate::passwords::Hasher;
+use crate::postgres::roles::{self, RoleError, Wanted};
 use crate::postgres::{Postgres, PostgresError};
 use crate::state::HostSpec;
 use crate::tokens::Verifier;
@@ -21,8 +26,14 @@ pub struct Services {
     pub data: Option<Arc<DataFolder>>,
     /// The database, if a plugin needs one or the manifest names one.
     pub postgres: Option<Arc<Postgres>>,
+    /// The connections of every plugin that may use `sql`, by its name.
+    pub sql: Vec<(String, Arc<sql::Pool>)>,
     /// The identity store, if a plugin may open sessions.
     pub identity: Option<Arc<Identity>>,
+    /// The record of attempts, beside the identity store.
+    pub audit: Option<Arc<Audit>>,
+    /// What an operator shows to the admin API, if there is anything to ask for.
+    pub admin: Option<AdminToken>,
     /// Knows valid tokens. Nobody's is without it.
     pub tokens: Option<Verifier>,
     /// Signs tokens, if a plugin may have them signed.
@@ -42,6 +53,9 @@ pub enum ServiceError {
     /// The database.
     #[error(transparent)]
     Postgres(#[from] PostgresError),
+    /// The plugins' roles.
+    #[error(transparent)]
+    Roles(#[from] RoleError),
 }
 
 impl Services {
@@ -56,8 +70,14 @@ impl Services {
             false => None,
         };
         let postgres = match &data {
-            Some(data) if needs.postgres => Some(Arc::new(Postgres::start(&spec.postgres, data).await?)),
+            Some(data) if needs.postgres => Some(Arc::new(
+                Postgres::start(&spec.postgres, data, needs.logins).await?,
+            )),
             _ => None,
+        };
+        let sql = match (&data, &postgres) {
+            (Some(data), Some(postgres)) => pools(spec, postgres, data).await?,
+            _ => Vec::new(),
         };
         let mut tasks = JoinSet::new();
         let (mut tokens, mut issuer) = (tokens, None);
@@ -75,13 +95,23 @@ impl Services {
             }
             _ => None,
         };
+        let audit = identity
+            .as_ref()
+            .map(|it| Arc::new(Audit::start(Arc::clone(&it.postgres), spec.identity.audit_days)));
+        let admin = match &data {
+            Some(data) if spec.admin.is_some() => Some(AdminToken::open(data)?),
+            _ => None,
+        };
         if let Some(identity) = identity.clone() {
             tasks.spawn(async move { identity.sessions.sweep().await });
         }
         Ok(Self {
             data,
             postgres,
+            sql,
             identity,
+            audit,
+            admin,
             tokens,
             issuer,
             passwords: Hasher::new(spec.passwords),
@@ -89,10 +119,51 @@ impl Services {
         })
     }
 
+    /// A plugin's connections, if it may have any.
+    pub fn sql_of(&self, plugin: &str) -> Option<Arc<sql::Pool>> {
+        let (_, pool) = self.sql.iter().find(|(name, _)| name == plugin)?;
+        Some(Arc::clone(pool))
+    }
+
     /// Stop what was started.
     pub async fn stop(&self) {
+        // Before the connections that it needs.
+        if let Some(audit) = &self.audit {
+            audit.stop().await;
+        }
         if let Some(postgres) = &self.postgres {
             postgres.stop().await;
         }
     }
+}
+
+/// Every plugin's role, and what connects as it.
+async fn pools(
+    spec: &HostSpec,
+    postgres: &Arc<Postgres>,
+    data: &DataFolder,
+) -> Result<Vec<(String, Arc<sql::Pool>)>, RoleError> {
+    let wanted: Vec<Wanted<'_>> = spec
+        .plugins
+        .iter()
+        .filter(|plugin| plugin.grants.has(Capability::Sql))
+        .map(|plugin| Wanted {
+            plugin: &plugin.name,
+            schemas: plugin.grants.schemas(),
+        })
+        .collect();
+    let logins = roles::prepare(postgres, data, &wanted).await?;
+    let mut pools = Vec::with_capacity(wanted.len());
+    for (wanted, login) in wanted.iter().zip(logins) {
+        let role = login.get_username().to_owned();
+        let pool = sql::Pool::new(wanted.plugin, login, wanted.schemas, postgres, sql::IDLE);
+        let pool = Arc::new(pool);
+        pool.probe().await.map_err(|error| RoleError::Login {
+            plugin: wanted.plugin.to_owned(),
+            role,
+            reason: error.to_string(),
+        })?;
+        pools.push((wanted.plugin.to_owned(), pool));
+    }
+    Ok(pools)
 }

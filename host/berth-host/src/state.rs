@@ -13,8 +13,10 @@ use crate::caps::outgoing::Client;
 use crate::cors::Cors;
 use crate::dispatch::Target;
 use crate::dispatch::auth::AUTH_ROUTES;
+use crate::forwarded::TrustedProxies;
 use crate::grants::Capability;
-use crate::identity::SessionSpec;
+use crate::identity::limits::Attempts;
+use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
 use crate::metrics::{HostMetrics, PluginMetrics};
 use crate::passwords::PasswordSpec;
@@ -86,6 +88,10 @@ pub struct HostSpec {
     pub tokens: TokenSpec,
     /// How long sessions live.
     pub sessions: SessionSpec,
+    /// How often somebody may try to sign in, and how long that is kept.
+    pub identity: IdentitySpec,
+    /// The proxies that say whose a request is.
+    pub trusted_proxies: TrustedProxies,
     /// How passwords are hashed.
     pub passwords: PasswordSpec,
     /// The data folder.
@@ -117,6 +123,8 @@ pub struct Needs {
     pub postgres: bool,
     /// The identity store.
     pub identity: bool,
+    /// How many plugins have a login to the database, and connections of their own.
+    pub logins: u32,
     /// Keys of its own for tokens.
     pub ring: bool,
 }
@@ -125,12 +133,18 @@ impl HostSpec {
     /// What must be started for it.
     pub fn needs(&self) -> Needs {
         let granted = |capability| self.plugins.iter().any(|p| p.grants.has(capability));
+        let with_sql = self
+            .plugins
+            .iter()
+            .filter(|p| p.grants.has(Capability::Sql))
+            .count();
         let identity = granted(Capability::Sessions);
         let postgres = identity || granted(Capability::Sql) || self.postgres.url.is_some();
         Needs {
             data: postgres || granted(Capability::Tokens),
             postgres,
             identity,
+            logins: u32::try_from(with_sql).unwrap_or(u32::MAX),
             ring: issues_tokens(&self.plugins),
         }
     }
@@ -169,6 +183,10 @@ pub struct Host {
     pub auth: Option<Arc<Plugin>>,
     /// Keys, database, identity store.
     pub services: Arc<Services>,
+    /// How often somebody may try to sign in.
+    pub attempts: Attempts,
+    /// The proxies that say whose a request is.
+    pub trusted_proxies: TrustedProxies,
     /// The host's instances; see [`crate::admit`].
     pub instances: Arc<Instances>,
     /// Limits of the host.
@@ -270,6 +288,8 @@ impl Host {
             router,
             auth,
             services: Arc::clone(services),
+            attempts: Attempts::new(&spec.identity),
+            trusted_proxies: spec.trusted_proxies.clone(),
             instances: Arc::new(Instances::new(spec.limits.instances)),
             has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,
@@ -326,6 +346,7 @@ fn plugin(spec: &PluginSpec, loaded: Result<Version, LoadFault>, services: &Arc<
         reuse: spec.reuse,
         grants: spec.grants.clone(),
         settings: spec.settings.clone(),
+        sql: services.sql_of(&spec.name),
         services: Arc::clone(services),
         outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
         log: spec.log,

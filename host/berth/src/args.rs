@@ -25,6 +25,7 @@ Examples:
   berth serve --config /etc/berth/berth.toml
   berth routes --json              what is served where
   berth keys rotate tokens         sign access tokens with a new key
+  berth user list                  the accounts of the running host
 
 A manifest of six lines:
   [plugins.hello]
@@ -52,34 +53,92 @@ pub(crate) enum Command {
     /// Keys in the data folder: list them, or make new ones. Never prints a secret.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Look at and change the accounts of a running host.
+    ///
+    /// Asks the admin API of the host that serves this manifest, on this machine, with the token of its data folder:
+    /// run it as the user that runs the host. Every change takes effect at once.
+    #[command(after_help = USER_EXAMPLES)]
+    User(UserArgs),
+}
+
+const USER_EXAMPLES: &str = "\
+Examples:
+  berth user list --email @example.com          the newest accounts whose address has this in it
+  berth user show ada@example.com
+  berth user role ada@example.com --add admin --add ops --remove guest
+  berth user deactivate ada@example.com         ends all of their sessions; nothing is lost
+  berth user activate ada@example.com
+  berth user delete ada@example.com --yes       cannot be undone
+  berth user audit ada@example.com              who tried what on the account, and from where
+
+An account is named by its e-mail address or its id. A role is 1 to 64 letters, digits and \"._:-\"; a route with
+access = \"role:admin\" is for whoever has the role \"admin\".";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct UserArgs {
+    #[command(subcommand)]
+    pub(crate) command: UserCommand,
+    /// The manifest of the running host, for its admin address and data folder.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml", global = true)]
+    pub(crate) config: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum KeysCommand {
-    /// Print the keys of access tokens, the newest first.
-    List(ReadArgs),
-    /// Make a new key. A running host uses it within seconds.
-    Rotate(RotateArgs),
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct RotateArgs {
-    /// Which keys.
-    #[arg(value_name = "KEYS", value_enum)]
-    pub(crate) keys: RotatedKeys,
-    /// Drop the keys before it at once, as when one of them was seen by somebody: every access token so far is invalid.
-    /// Without, they verify until the last token that they signed has expired.
-    #[arg(long)]
-    pub(crate) drop_old: bool,
-    /// The manifest.
-    #[arg(long, short, value_name = "FILE", default_value = "berth.toml")]
-    pub(crate) config: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RotatedKeys {
-    /// Of access tokens.
-    Tokens,
+pub(crate) enum UserCommand {
+    /// List accounts, newest first.
+    List {
+        /// Only those whose e-mail address contains this.
+        #[arg(long, value_name = "TEXT")]
+        email: Option<String>,
+        /// How many at most.
+        #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Show one account and how many sessions it has open.
+    Show {
+        /// E-mail address or id.
+        user: String,
+    },
+    /// Give an account roles, or take them away.
+    Role {
+        /// E-mail address or id.
+        user: String,
+        /// A role to give; may be repeated.
+        #[arg(long, value_name = "ROLE", required_unless_present = "remove")]
+        add: Vec<String>,
+        /// A role to take away; may be repeated.
+        #[arg(long, value_name = "ROLE")]
+        remove: Vec<String>,
+    },
+    /// Keep somebody out: ends all of their sessions and refuses new ones.
+    Deactivate {
+        /// E-mail address or id.
+        user: String,
+    },
+    /// Let somebody in again who was deactivated.
+    Activate {
+        /// E-mail address or id.
+        user: String,
+    },
+    /// Delete an account and its sessions. Its rows in the audit stay.
+    Delete {
+        /// E-mail address or id.
+        user: String,
+        /// Don't ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Show the record of attempts and changes, newest first.
+    Audit {
+        /// Only of this account: e-mail address or id.
+        user: Option<String>,
+        /// How many at most.
+        #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,4 +189,32 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Print the keys of access tokens, the newest first.
+    List(ReadArgs),
+    /// Make a new key. A running host uses it within seconds.
+    Rotate(RotateArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RotateArgs {
+    /// Which keys.
+    #[arg(value_name = "KEYS", value_enum)]
+    pub(crate) keys: RotatedKeys,
+    /// Drop the keys before it at once, as when one of them was seen by somebody: every access token so far is invalid.
+    /// Without, they verify until the last token that they signed has expired.
+    #[arg(long)]
+    pub(crate) drop_old: bool,
+    /// The manifest.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RotatedKeys {
+    /// Of access tokens.
+    Tokens,
 }

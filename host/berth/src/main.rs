@@ -5,10 +5,12 @@
 
 mod args;
 mod check;
+mod client;
 mod inspected;
 mod keys;
 mod log;
 mod stop;
+mod user;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Routes(args) => check::routes(&args),
         Command::Keys(command) => keys::run(&command),
+        Command::User(args) => user::run(&args),
     }
 }
 
@@ -128,9 +131,14 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
     let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
-    let services = Services::start(&spec, files.tokens)
-        .await
-        .map_err(|error| error.to_string())?;
+    let mut signals = Signals::hook()?;
+    let services = tokio::select! {
+        started = Services::start(&spec, files.tokens) => started.map_err(|error| error.to_string())?,
+        name = signals.next() => {
+            tracing::info!(target: "berth", signal = name, "stopped before it was ready");
+            return Ok(());
+        }
+    };
     let services = Arc::new(services);
     let ended = serve_with(
         spec,
@@ -138,7 +146,7 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
         &services,
         (callers, operators),
         (workers, started),
-        log,
+        (log, signals),
     )
     .await;
     services.stop().await;
@@ -151,7 +159,7 @@ async fn serve_with(
     services: &Arc<Services>,
     (callers, operators): (listen::Bound, Option<listen::Bound>),
     (workers, started): (usize, Instant),
-    log: &Log,
+    (log, signals): (&Log, Signals),
 ) -> Result<(), String> {
     let host = Host::build(&spec, services, workers, announce).map_err(|error| error.to_string())?;
     let host = Arc::new(host);
@@ -166,7 +174,6 @@ async fn serve_with(
     );
 
     let shutdown = Shutdown::new();
-    let signals = Signals::hook()?;
     // The addresses are the one thing that goes to standard output, so that a script can read them.
     let admin = operators
         .as_ref()

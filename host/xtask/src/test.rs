@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test, against the real binary and the real components.
 //!
-//! The tests themselves build nothing: they get absolute paths in three variables, so that a missing or stale
+//! The tests themselves build nothing: they get absolute paths in variables, so that a missing or stale
 //! artifact is found here, once, with cargo's own message, and not in the middle of a test.
 
 use std::process::Command;
@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::commands::{self, exit_code};
 use crate::failure::Failure;
 use crate::prerequisites::Prerequisites;
+use crate::server::Server;
 use crate::workspace::Workspace;
 use crate::{guests, say, up};
 
@@ -24,7 +25,9 @@ A FILTER is a part of a test's name; a test that contains one of them runs. ARGU
 
 Runs `cargo nextest` when it is installed, `cargo test` otherwise; then the documentation's examples; then the
 unit tests of the guests, compiled for this machine. All of them run even if the first ones fail.
-The tests find what was built in BERTH_BIN, BERTH_GUESTS and BERTH_WASMTIME.";
+The tests find what was built in BERTH_BIN, BERTH_GUESTS and BERTH_WASMTIME, and in BERTH_TEST_POSTGRES a Postgres
+that runs as long as they do. The tests that use a database (`store_…`) run a second time, each on a private
+cluster of berth's own.";
 
 /// Guests with unit tests of their own that run without a Wasm engine.
 const TESTED_NATIVELY: &[&str] = &["auth"];
@@ -34,11 +37,14 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Fai
     prerequisites.c_compiler()?;
     prerequisites.wasm_target()?;
     prerequisites.document_tests()?;
+    prerequisites.openssl()?;
+    let programs = prerequisites.postgres()?;
     let wasmtime = prerequisites.wasmtime_cli()?;
     guests::build(workspace)?;
     up::build_berth(workspace)?;
 
     let selection = Selection::new(arguments);
+    let server = Server::start(workspace, &programs)?;
     let nextest = commands::works(commands::cargo(workspace).args(["nextest", "--version"]));
     let failures: Vec<Failed> = suites(workspace, nextest, &selection)
         .into_iter()
@@ -46,13 +52,15 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Fai
             command
                 .env("BERTH_BIN", workspace.binary("debug", "berth"))
                 .env("BERTH_GUESTS", workspace.components())
-                .env("BERTH_WASMTIME", &wasmtime);
+                .env("BERTH_WASMTIME", &wasmtime)
+                .env("BERTH_TEST_POSTGRES", server.url());
             run_suite(name, &mut command)
         })
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
         .flatten()
         .collect();
+    drop(server);
     match failures.first() {
         None => Ok(()),
         Some(first) => {
@@ -101,7 +109,12 @@ fn suites(workspace: &Workspace, nextest: bool, selection: &Selection) -> Vec<(&
         cargo.args(arguments);
         cargo
     };
-    let mut suites = vec![("tests", cargo(selection.workspace(nextest)))];
+    let mut on_private = cargo(selection.stores(nextest));
+    on_private.env("BERTH_TEST_STORE", "private");
+    let mut suites = vec![
+        ("tests", cargo(selection.workspace(nextest))),
+        ("tests on private clusters", on_private),
+    ];
     if nextest {
         // nextest does not run the examples in the documentation; `cargo test` has already done so.
         suites.push((
@@ -155,6 +168,32 @@ impl Selection {
         all
     }
 
+    /// The run over the tests that use a database, which are in modules that are named for it.
+    fn stores(&self, nextest: bool) -> Vec<String> {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        if nextest {
+            // A test must match the expression and one of the filters.
+            let mut all = words(&[
+                "nextest",
+                "run",
+                "--workspace",
+                "--no-tests",
+                "pass",
+                "-E",
+                "test(/^store_/)",
+            ]);
+            all.extend(self.workspace(true).into_iter().skip(3));
+            return all;
+        }
+        let mut all = words(&["test", "--workspace", "--test", "it", "--"]);
+        if self.filters.is_empty() {
+            all.push("store_".to_owned());
+        }
+        all.extend_from_slice(&self.filters);
+        all.extend_from_slice(&self.arguments);
+        all
+    }
+
     /// A `cargo test` command; it takes one filter itself, the test program any number.
     fn with(&self, base: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = base.iter().map(|&argument| argument.to_owned()).collect();
@@ -184,6 +223,32 @@ mod tests {
     fn no_filter_runs_everything() {
         assert_eq!(selection(&[]).workspace(true), ["nextest", "run", "--workspace"]);
         assert_eq!(selection(&[]).workspace(false), ["test", "--workspace"]);
+    }
+
+    #[test]
+    fn tests_with_a_database_run_again_within_the_filters() {
+        let expression = [
+            "nextest",
+            "run",
+            "--workspace",
+            "--no-tests",
+            "pass",
+            "-E",
+            "test(/^store_/)",
+        ];
+        assert_eq!(selection(&[]).stores(true), expression);
+        assert_eq!(
+            selection(&["one", "--", "--nocapture"]).stores(true),
+            [&expression[..], &["one", "--", "--nocapture"]].concat()
+        );
+        assert_eq!(
+            selection(&[]).stores(false),
+            ["test", "--workspace", "--test", "it", "--", "store_"]
+        );
+        assert_eq!(
+            selection(&["one"]).stores(false),
+            ["test", "--workspace", "--test", "it", "--", "one"]
+        );
     }
 
     #[test]

@@ -1,16 +1,24 @@
 //! What a well-formed request looks like. Nothing here knows the host or the store.
 //!
-//! Lengths of passwords and names count Unicode characters (scalar values) as they were typed. Nothing is
-//! normalized: whoever hashes a password has to normalize it first (NFC, RFC 8265), so that the same password
-//! typed on two keyboards is the same.
+//! Lengths of passwords and names count Unicode characters (scalar values). A password's are counted after
+//! normalization to NFC (RFC 8265), which is what the host hashes, so that the same password typed on two keyboards is
+//! the same and has the same length. Nothing of a password is trimmed.
 
 use std::collections::BTreeSet;
 
 use email_address::{EmailAddress, Options};
+use unicode_normalization::UnicodeNormalization;
+
+use crate::berth::policy::types::FieldError;
+use crate::common::is_common;
+use crate::exports::berth::policy::auth::Problem;
+use crate::refusal;
 
 /// RFC 5321's limit on a path, less its angle brackets.
 const EMAIL_MAX_BYTES: usize = 254;
+/// NIST SP 800-63B asks for at least 8, and for no rules on what they are.
 const PASSWORD_MIN_CHARS: usize = 8;
+/// 4096 bytes at most, which is what the host hashes.
 const PASSWORD_MAX_CHARS: usize = 1024;
 const NAME_MAX_CHARS: usize = 200;
 
@@ -29,56 +37,87 @@ pub struct Fault {
     pub detail: String,
 }
 
-/// Every fault of a body of `register`.
-pub fn registration(email: &str, password: &str, name: Option<&str>) -> Vec<Fault> {
-    let name = name.and_then(|name| display_name("/name", name).err());
-    [
-        canonical_email("/email", email).err(),
-        new_password("/password", password).err(),
-        name,
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// The canonical address of a body of `register`, or every fault of it.
+pub fn registration(email: &str, password: &str, name: &str) -> Result<String, Vec<Fault>> {
+    let canonical = canonical_email("/email", email);
+    let password = new_password("/password", password, canonical.as_deref().unwrap_or(""));
+    let name = display_name("/name", name);
+    all([
+        canonical.as_ref().err(),
+        password.as_ref().err(),
+        name.as_ref().err(),
+    ])?;
+    canonical.map_err(|fault| vec![fault])
 }
 
-/// Every fault of a body of `login`. An old password may be shorter than a new one has to be.
-pub fn credentials(email: &str, password: &str) -> Vec<Fault> {
-    [
-        canonical_email("/email", email).err(),
-        present_password("/password", password).err(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// The canonical address of a body of `login`, or what is wrong with it. A password is never refused before it is
+/// compared, not even an empty one: the answer would come sooner than to a wrong one.
+pub fn login(email: &str) -> Result<String, Vec<Fault>> {
+    canonical_email("/email", email).map_err(|fault| vec![fault])
 }
 
-/// Every fault of a body of `change-password`.
-pub fn password_change(current: &str, new: &str) -> Vec<Fault> {
-    [
-        present_password("/currentPassword", current).err(),
-        new_password("/newPassword", new).err(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// Every fault of a body of `change-password` of the account with this address. The present password is compared
+/// whatever it is.
+pub fn password_change(email: &str, new: &str) -> Result<(), Vec<Fault>> {
+    new_password("/newPassword", new, email).map_err(|fault| vec![fault])
 }
 
 /// Every fault of a body that is one token.
-pub fn token(pointer: &'static str, token: &str) -> Vec<Fault> {
+pub fn token(pointer: &'static str, token: &str) -> Result<(), Vec<Fault>> {
     if token.trim().is_empty() {
-        vec![Fault {
+        return Err(vec![Fault {
             pointer,
             code: INVALID_REQUEST,
             detail: "The token is missing.".to_owned(),
-        }]
-    } else {
-        Vec::new()
+        }]);
+    }
+    Ok(())
+}
+
+/// An address that the database doesn't take.
+pub fn unusable_email() -> Fault {
+    Fault {
+        pointer: "/email",
+        code: INVALID_EMAIL,
+        detail: "The e-mail address can't be used. Write it in lower case.".to_owned(),
     }
 }
 
+/// Lets a request without faults pass.
+pub fn accept<T>(found: Result<T, Vec<Fault>>) -> Result<T, Problem> {
+    found.map_err(problem)
+}
+
+/// The refusal of a request with these faults.
+pub fn problem(faults: Vec<Fault>) -> Problem {
+    let (code, detail) = summary(&faults);
+    let fields = faults
+        .into_iter()
+        .map(|fault| FieldError {
+            pointer: fault.pointer.to_owned(),
+            detail: fault.detail,
+        })
+        .collect();
+    Problem {
+        fields,
+        ..refusal::problem(400, code, &detail)
+    }
+}
+
+fn all<const N: usize>(found: [Option<&Fault>; N]) -> Result<(), Vec<Fault>> {
+    let faults: Vec<Fault> = found
+        .into_iter()
+        .flatten()
+        .map(|fault| Fault {
+            detail: fault.detail.clone(),
+            ..*fault
+        })
+        .collect();
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
 /// The code and the sentence for a request with these faults.
-pub fn summary(faults: &[Fault]) -> (&'static str, String) {
+fn summary(faults: &[Fault]) -> (&'static str, String) {
     let codes: BTreeSet<_> = faults.iter().map(|fault| fault.code).collect();
     let code = if codes.len() == 1 {
         faults[0].code
@@ -106,18 +145,19 @@ pub fn is_uuid(text: &str) -> bool {
     fits && groups.next().is_none()
 }
 
-/// The address without surrounding space and in lower case, as it is stored and compared.
+/// The address in lower case and NFC, as accounts are told apart. Nothing is trimmed: what a form sends with a space is
+/// shown to its user, not guessed.
 fn canonical_email(pointer: &'static str, typed: &str) -> Result<String, Fault> {
     let fault = |detail: String| Fault {
         pointer,
         code: INVALID_EMAIL,
         detail,
     };
-    let canonical = typed.trim().to_lowercase();
-    if canonical.is_empty() {
+    if typed.trim().is_empty() {
         return Err(fault("The e-mail address is missing.".to_owned()));
     }
-    if canonical.len() > EMAIL_MAX_BYTES {
+    let canonical: String = typed.to_lowercase().nfc().collect();
+    if canonical.len() > EMAIL_MAX_BYTES || typed.len() > EMAIL_MAX_BYTES {
         return Err(fault(format!(
             "The e-mail address is too long: at most {EMAIL_MAX_BYTES} bytes."
         )));
@@ -126,20 +166,33 @@ fn canonical_email(pointer: &'static str, typed: &str) -> Result<String, Fault> 
         .with_required_tld()
         .without_domain_literal()
         .without_display_text();
+    let plain = !canonical.chars().any(|c| c.is_whitespace() || c.is_control());
     match EmailAddress::parse_with_options(&canonical, options) {
-        Ok(_) => Ok(canonical),
-        Err(_) => Err(fault(
+        Ok(_) if plain => Ok(canonical),
+        _ => Err(fault(
             "The e-mail address isn't valid. It looks like name@example.com.".to_owned(),
         )),
     }
 }
 
-/// A password that is being chosen.
-fn new_password(pointer: &'static str, password: &str) -> Result<(), Fault> {
-    let detail = match password.chars().count() {
+/// A password that is being chosen for the account with this canonical address, which may be unknown (empty).
+fn new_password(pointer: &'static str, password: &str, email: &str) -> Result<(), Fault> {
+    let length = if password.is_ascii() {
+        password.len()
+    } else {
+        password.nfc().count()
+    };
+    let detail = match length {
         0 => "The password is missing.".to_owned(),
         1..PASSWORD_MIN_CHARS => {
             format!("The password is too short: at least {PASSWORD_MIN_CHARS} characters.")
+        }
+        PASSWORD_MIN_CHARS..=PASSWORD_MAX_CHARS if is_the_address(password, email) => {
+            "The password is the e-mail address. Choose one that doesn't follow from it.".to_owned()
+        }
+        PASSWORD_MIN_CHARS..=PASSWORD_MAX_CHARS if is_common(password) => {
+            "The password is one of those that are guessed first. Choose a rarer one, such as several words."
+                .to_owned()
         }
         PASSWORD_MIN_CHARS..=PASSWORD_MAX_CHARS => return Ok(()),
         _ => format!("The password is too long: at most {PASSWORD_MAX_CHARS} characters."),
@@ -151,25 +204,21 @@ fn new_password(pointer: &'static str, password: &str) -> Result<(), Fault> {
     })
 }
 
-/// A password that was chosen earlier, perhaps under other rules.
-fn present_password(pointer: &'static str, password: &str) -> Result<(), Fault> {
-    let detail = match password.chars().count() {
-        0 => "The password is missing.".to_owned(),
-        1..=PASSWORD_MAX_CHARS => return Ok(()),
-        _ => format!("The password is too long: at most {PASSWORD_MAX_CHARS} characters."),
-    };
-    Err(Fault {
-        pointer,
-        code: INVALID_REQUEST,
-        detail,
-    })
+/// The address itself or the part before the `@`, in whatever case.
+fn is_the_address(password: &str, email: &str) -> bool {
+    let password: String = password.to_lowercase().nfc().collect();
+    let local = email.rsplit_once('@').map_or("", |(local, _)| local);
+    password == email || password == local
 }
 
 fn display_name(pointer: &'static str, name: &str) -> Result<(), Fault> {
-    if name.chars().count() <= NAME_MAX_CHARS {
+    let detail = if name.chars().count() > NAME_MAX_CHARS {
+        format!("The name is too long: at most {NAME_MAX_CHARS} characters.")
+    } else if name.chars().any(char::is_control) {
+        "The name has a control character in it.".to_owned()
+    } else {
         return Ok(());
-    }
-    let detail = format!("The name is too long: at most {NAME_MAX_CHARS} characters.");
+    };
     Err(Fault {
         pointer,
         code: INVALID_REQUEST,
@@ -181,19 +230,23 @@ fn display_name(pointer: &'static str, name: &str) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
+    const GOOD: &str = "a rare password";
+
     fn pointers(faults: &[Fault]) -> Vec<&str> {
         faults.iter().map(|fault| fault.pointer).collect()
+    }
+
+    fn choose(password: &str) -> Result<(), Fault> {
+        new_password("/password", password, "ada.lovelace@example.com")
     }
 
     #[test]
     fn emails_become_canonical() {
         for (typed, canonical) in [
             ("ada@example.com", "ada@example.com"),
-            (
-                "  Ada.Lovelace+Notes@Example.COM\n",
-                "ada.lovelace+notes@example.com",
-            ),
+            ("Ada.Lovelace+Notes@Example.COM", "ada.lovelace+notes@example.com"),
             ("ÜNAL@exämple.de", "ünal@exämple.de"),
+            ("U\u{308}nal@example.de", "ünal@example.de"),
         ] {
             assert_eq!(
                 canonical_email("/email", typed).as_deref(),
@@ -208,6 +261,9 @@ mod tests {
         for typed in [
             "",
             "   ",
+            " ada@example.com",
+            "ada@example.com\n",
+            "\"a b\"@example.com",
             "ada",
             "ada@",
             "@example.com",
@@ -246,41 +302,67 @@ mod tests {
     #[test]
     fn new_passwords_have_8_to_1024_characters_of_any_kind() {
         for good in [
-            "12345678",
+            "12345679x",
             "        ",
             "пароль-日本",
             &"x".repeat(1024),
             &"é".repeat(1024),
+            // Counted as it is hashed: two scalar values as typed, one in NFC.
+            &"e\u{301}".repeat(1024),
         ] {
-            assert_eq!(new_password("/password", good), Ok(()), "{good:?}");
+            assert_eq!(choose(good), Ok(()), "{good:?}");
         }
-        for bad in ["", "1234567", "日本語日本語日", &"x".repeat(1025)] {
-            assert!(new_password("/password", bad).is_err(), "{bad:?}");
+        for bad in [
+            "",
+            "1234567",
+            "日本語日本語日",
+            &"e\u{301}".repeat(7),
+            &"x".repeat(1025),
+        ] {
+            let fault = choose(bad).expect_err(bad);
+            assert_eq!(fault.code, "weak-password", "{bad:?}");
         }
     }
 
     #[test]
-    fn login_takes_short_passwords_but_not_none() {
-        assert_eq!(credentials("ada@example.com", "old"), []);
-        let faults = credentials("ada@example.com", "");
-        assert_eq!(pointers(&faults), ["/password"]);
-        assert_eq!(summary(&faults).0, "invalid-request");
+    fn passwords_that_everybody_guesses_are_refused() {
+        for (bad, because) in [
+            ("password", "guessed first"),
+            ("PassWord", "guessed first"),
+            ("12345678", "guessed first"),
+            ("ada.lovelace", "is the e-mail address"),
+            ("Ada.Lovelace@Example.com", "is the e-mail address"),
+        ] {
+            let fault = choose(bad).expect_err(bad);
+            assert_eq!(fault.code, "weak-password");
+            assert!(fault.detail.contains(because), "{bad}: {}", fault.detail);
+        }
+        assert_eq!(choose("ada.lovelace!"), Ok(()));
+        assert_eq!(new_password("/password", GOOD, ""), Ok(()));
     }
 
     #[test]
-    fn names_have_at_most_200_characters() {
-        assert_eq!(
-            registration("ada@example.com", "long enough", Some(&"ä".repeat(200))),
-            []
-        );
-        let faults = registration("ada@example.com", "long enough", Some(&"ä".repeat(201)));
-        assert_eq!(pointers(&faults), ["/name"]);
-        assert_eq!(summary(&faults).0, "invalid-request");
+    fn login_looks_at_the_address_alone() {
+        assert_eq!(login("Ada@example.com").as_deref(), Ok("ada@example.com"));
+        let faults = login("ada").unwrap_err();
+        assert_eq!(pointers(&faults), ["/email"]);
+        assert_eq!(summary(&faults).0, "invalid-email");
+    }
+
+    #[test]
+    fn names_have_at_most_200_characters_and_none_that_controls() {
+        let with = |name: &str| registration("ada@example.com", GOOD, name);
+        assert_eq!(with(&"ä".repeat(200)).as_deref(), Ok("ada@example.com"));
+        for name in ["ä".repeat(201), "Ada\u{0}".to_owned(), "A\nB".to_owned()] {
+            let faults = with(&name).unwrap_err();
+            assert_eq!(pointers(&faults), ["/name"]);
+            assert_eq!(summary(&faults).0, "invalid-request");
+        }
     }
 
     #[test]
     fn all_faults_are_reported_at_once() {
-        let faults = registration("ada", "short", Some(&"x".repeat(201)));
+        let faults = registration("ada", "short", &"x".repeat(201)).unwrap_err();
         assert_eq!(pointers(&faults), ["/email", "/password", "/name"]);
         let (code, detail) = summary(&faults);
         assert_eq!(code, "invalid-request");
@@ -289,26 +371,23 @@ mod tests {
 
     #[test]
     fn a_lone_fault_gives_its_own_code_and_sentence() {
-        let faults = registration("ada", "long enough", None);
+        let faults = registration("ada", GOOD, "").unwrap_err();
         assert_eq!(summary(&faults), ("invalid-email", faults[0].detail.clone()));
-        let faults = registration("ada@example.com", "short", None);
+        let faults = registration("ada@example.com", "short", "").unwrap_err();
         assert_eq!(summary(&faults), ("weak-password", faults[0].detail.clone()));
-    }
-
-    #[test]
-    fn password_changes_check_both_passwords() {
-        assert_eq!(password_change("old", "long enough"), []);
-        let faults = password_change("", "short");
-        assert_eq!(pointers(&faults), ["/currentPassword", "/newPassword"]);
-        assert_eq!(summary(&faults).0, "invalid-request");
-        assert_eq!(summary(&password_change("old", "short")).0, "weak-password");
+        let problem = accept(password_change("ada@example.com", "short")).unwrap_err();
+        assert_eq!((problem.status, problem.code.as_str()), (400, "weak-password"));
+        assert_eq!(problem.fields[0].pointer, "/newPassword");
     }
 
     #[test]
     fn tokens_are_not_blank() {
-        assert_eq!(token("/token", "abc"), []);
-        assert_eq!(pointers(&token("/token", "")), ["/token"]);
-        assert_eq!(pointers(&token("/refreshToken", " ")), ["/refreshToken"]);
+        assert_eq!(token("/token", "abc"), Ok(()));
+        assert_eq!(pointers(&token("/token", "").unwrap_err()), ["/token"]);
+        assert_eq!(
+            pointers(&token("/refreshToken", " ").unwrap_err()),
+            ["/refreshToken"]
+        );
     }
 
     #[test]

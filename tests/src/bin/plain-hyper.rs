@@ -2,7 +2,10 @@
 //!
 //! `plain-hyper ADDR` serves HTTP/1.1 on every core. `POST /api/v1/auth/verify-email` does what berth's typed
 //! route has to do around the component: collect the body, decode the JSON, encode a user of the same size.
-//! Any `GET` answers the text of the hello handlers.
+//! Any other `GET` answers the text of the hello handlers.
+//!
+//! With the address of a database in `PLAIN_HYPER_DATABASE`, `GET /sql/bench` asks it for the row that the sql fixture
+//! asks for, through a pool of sqlx with the prepared statement that it keeps per connection.
 //!
 //! Deliberately absent, so that the baseline is as fast as hyper can be and berth's ratio is never flattered:
 //! timeouts, limits, request ids, logging, shutdown.
@@ -17,6 +20,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::main]
@@ -31,8 +36,24 @@ async fn main() -> ExitCode {
         );
         return ExitCode::from(64);
     };
+    let database = match std::env::var("PLAIN_HYPER_DATABASE").ok() {
+        None => None,
+        // As many connections as berth gives a plugin.
+        Some(url) => match PgPoolOptions::new()
+            .max_connections(8)
+            .test_before_acquire(false)
+            .connect(&url)
+            .await
+        {
+            Ok(pool) => Some(pool),
+            Err(error) => {
+                eprintln!("plain-hyper can't use its database: {error}.");
+                return ExitCode::FAILURE;
+            }
+        },
+    };
     match TcpListener::bind(&address).await {
-        Ok(listener) => serve(&listener).await,
+        Ok(listener) => serve(&listener, database).await,
         Err(error) => {
             eprintln!(
                 "plain-hyper can't listen on {address}: {error}. Give a free address, like 127.0.0.1:8090."
@@ -42,7 +63,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(listener: &TcpListener) -> ExitCode {
+async fn serve(listener: &TcpListener, database: Option<PgPool>) -> ExitCode {
     match listener.local_addr() {
         Ok(address) => println!("listening on {address}"),
         Err(error) => eprintln!("The address that plain-hyper listens on can't be read: {error}."),
@@ -50,7 +71,7 @@ async fn serve(listener: &TcpListener) -> ExitCode {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(connection(stream));
+                tokio::spawn(connection(stream, database.clone()));
             }
             Err(error) => {
                 eprintln!("plain-hyper can't accept a connection: {error}. Raise the limit on open files.");
@@ -60,18 +81,25 @@ async fn serve(listener: &TcpListener) -> ExitCode {
     }
 }
 
-async fn connection(stream: TcpStream) {
+async fn connection(stream: TcpStream, database: Option<PgPool>) {
     // Both can fail only because the client has gone, which ends the connection anyway.
     stream.set_nodelay(true).ok();
     http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service_fn(answer))
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|request| answer(request, database.as_ref())),
+        )
         .await
         .ok();
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    database: Option<&PgPool>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
         (&Method::POST, "/api/v1/auth/verify-email") => verify_email(request.into_body()).await,
+        (&Method::GET, "/sql/bench") => sql(database).await,
         (&Method::GET, _) => reply(
             StatusCode::OK,
             "text/plain",
@@ -83,6 +111,20 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
         ),
     };
     Ok(response)
+}
+
+async fn sql(database: Option<&PgPool>) -> Response<Full<Bytes>> {
+    let Some(pool) = database else {
+        return refuse(StatusCode::NOT_FOUND, "PLAIN_HYPER_DATABASE isn't set.\n");
+    };
+    let row = sqlx::query_scalar::<_, String>("select text from bench.rows where id = $1")
+        .bind(1_i64)
+        .fetch_one(pool)
+        .await;
+    match row {
+        Ok(text) => reply(StatusCode::OK, "text/plain", Bytes::from(text)),
+        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "The database has no answer.\n"),
+    }
 }
 
 async fn verify_email(body: Incoming) -> Response<Full<Bytes>> {

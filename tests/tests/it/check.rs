@@ -17,7 +17,7 @@ fn text(output: &Output) -> (i32, String, String) {
 
 #[test]
 fn check_of_a_good_manifest_says_what_everything_is() {
-    let manifest = Manifest::new().auth("auth").handler("hello").handler("hello-p3");
+    let manifest = Manifest::new().accounts().handler("hello").handler("hello-p3");
     let (code, out, err) = text(&run(manifest.text(), &["check"], &[]));
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("ok      auth: auth policy, version "), "{out}");

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use berth_tests::berth::{command, run};
+use berth_tests::store::Store;
 use berth_tests::{guest, program, root};
 use tempfile::TempDir;
 
@@ -76,25 +77,44 @@ pub(crate) fn start(command: &mut Command) -> (Running, SocketAddr) {
     (running, address)
 }
 
-/// Run every `$ curl …` of the `console` blocks and compare what it prints.
+/// Run every `$ …` of the `console` blocks, each block in a shell of its own, and compare what they print. How many
+/// of them are requests.
 fn curls_answer(text: &str, address: SocketAddr) -> usize {
+    const END: &str = "--- the next command ---\n";
     let mut ran = 0;
+    let folder = TempDir::new().unwrap();
     for block in blocks(text, "console") {
-        let mut lines = block.lines().peekable();
-        while let Some(line) = lines.next() {
-            let curl = line
-                .strip_prefix("$ ")
-                .unwrap_or_else(|| panic!("{line:?} is a command"));
-            let mut expected = String::new();
-            while let Some(more) = lines.next_if(|l| !l.starts_with("$ ")) {
-                expected.push_str(more);
-                expected.push('\n');
+        let (mut script, mut expected) = (String::new(), Vec::new());
+        for line in block.lines() {
+            match line.strip_prefix("$ ") {
+                Some(command) => {
+                    let is_request = command.starts_with("curl ") || command.starts_with("post ");
+                    ran += usize::from(is_request);
+                    let command = command.replace("127.0.0.1:8080", &address.to_string());
+                    script.push_str(&format!("{command}\nprintf '\\n{}\\n'\n", END.trim_end()));
+                    expected.push(String::new());
+                }
+                None => {
+                    let answer = expected
+                        .last_mut()
+                        .unwrap_or_else(|| panic!("{line:?} is a command"));
+                    answer.push_str(line);
+                    answer.push('\n');
+                }
             }
-            let curl = curl.replace("127.0.0.1:8080", &address.to_string());
-            let out = Command::new("sh").args(["-c", &curl]).output().unwrap();
-            assert_eq!(String::from_utf8_lossy(&out.stdout), expected, "{curl}");
-            ran += 1;
         }
+        let out = Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&out.stdout).into_owned();
+        let answers: Vec<&str> = out
+            .split(END)
+            .map(|answer| answer.trim_end_matches('\n'))
+            .collect();
+        let expected: Vec<&str> = expected.iter().map(|e| e.trim_end_matches('\n')).collect();
+        assert_eq!(answers[..expected.len()], expected, "{block}");
     }
     ran
 }
@@ -112,6 +132,8 @@ fn readme_two_commands_and_first_requests_work() {
         "target/debug/berth check --config plugins/berth.toml",
         "target/debug/berth check target/plugins/hello.wasm",
         "target/debug/berth routes --config plugins/berth.toml",
+        // `store_user_command`.
+        "target/debug/berth user list --config plugins/berth.toml",
         "target/debug/berth --help",
     ];
     assert_eq!(
@@ -129,8 +151,11 @@ fn readme_two_commands_and_first_requests_work() {
             up.env_remove(name);
         }
     }
+    // Not the data of whoever works in this checkout, who may have a berth running on it.
+    let store = Store::private();
+    up.env("BERTH_DATA_DIR", store.data());
     let (_up, address) = start(up.args(["xtask", "up"]).current_dir(root()));
-    assert_eq!(curls_answer(&readme, address), 3);
+    assert_eq!(curls_answer(&readme, address), 9);
 }
 
 #[test]
@@ -200,7 +225,16 @@ fn table_of_keys_has_every_key_and_its_default() {
     let documented: BTreeSet<String> = rows.iter().map(|r| r[0].clone()).collect();
     assert_eq!(documented.len(), rows.len());
     // A misspelt key makes the host list the ones it knows.
-    for section in ["http", "admin", "tokens", "limits", "telemetry"] {
+    for section in [
+        "http",
+        "admin",
+        "data",
+        "postgres",
+        "tokens",
+        "identity",
+        "limits",
+        "telemetry",
+    ] {
         let out = run(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n"), &["check"], &[]);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         let known = text
@@ -280,6 +314,51 @@ fn table_of_errors_has_every_code() {
         found += 1;
     }
     assert!(found >= 25, "{found} codes were compared");
+}
+
+/// Every code that the bundled policy gives is in its table, with its status.
+#[test]
+fn table_of_the_policys_codes_has_every_code() {
+    let rows = table(&read("README.md"), "| status | `code` of the policy | when |");
+    let source = read("plugins/auth/src/refusal.rs");
+    let words: Vec<&str> = source
+        .split_whitespace()
+        .map(|word| word.trim_end_matches(','))
+        .collect();
+    let given = words.windows(2).filter_map(|pair| {
+        let status = pair[0].rsplit('(').next().unwrap();
+        let code = pair[1].strip_prefix('"')?.strip_suffix('"')?;
+        (status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit())).then_some((status, code))
+    });
+    let mut given: Vec<(&str, &str)> = given.collect();
+    given.extend([("400", "invalid-email"), ("400", "invalid-request")]);
+    assert!(given.len() >= 12, "{given:?}");
+    for (status, code) in given {
+        let found = rows
+            .iter()
+            .any(|row| row[0] == status && row[1].split(['`', ',', ' ']).any(|c| c == code));
+        assert!(found, "{status} {code}");
+    }
+}
+
+/// The counterpart of `TestCreateUser` is `test_create_user`, and it is there.
+#[test]
+fn every_test_of_the_references_accounts_has_its_counterpart() {
+    let rows = table(&read("tests/README.md"), "| test of the reference | shown by |");
+    let benchmarks = rows.iter().filter(|row| row[0].starts_with("Benchmark")).count();
+    assert_eq!((rows.len(), benchmarks), (14 + 10 + 4, 4));
+    let source = read("tests/tests/it/store_parity.rs");
+    for row in &rows {
+        let mut snake = String::new();
+        for letter in row[0].chars() {
+            if letter.is_ascii_uppercase() && !snake.is_empty() {
+                snake.push('_');
+            }
+            snake.push(letter.to_ascii_lowercase());
+        }
+        assert_eq!(row[1], format!("store_parity::{snake}"));
+        assert!(source.contains(&format!("#[test]\nfn {snake}()")), "{snake}");
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use berth_tests::accounts::{ask, call, manifest, open, refresh, user};
 use berth_tests::berth::{Berth, PATIENCE};
 use berth_tests::load::Times;
+use berth_tests::sessions::{ask, call, manifest, open, refresh, user};
 use berth_tests::store::Store;
 use berth_tests::wire::Response;
 use serde_json::{Value, json};

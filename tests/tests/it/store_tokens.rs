@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 
-use berth_tests::accounts::{ask, call, manifest, open, user};
 use berth_tests::berth::{Berth, Manifest, PATIENCE, run};
+use berth_tests::sessions::{ask, call, manifest, open, user};
 use berth_tests::store::Store;
 use berth_tests::{guest, root};
 use jsonwebtoken::jwk::JwkSet;

@@ -235,15 +235,12 @@ fn run_that_the_host_ended_says_so() {
 #[test]
 fn typed_policy_is_traced_like_a_handler() {
     let collector = Collector::start();
-    let berth = traced(&collector, Manifest::new().auth("auth"), "");
-    let body = r#"{"email":"ada@example.com","password":"short"}"#;
-    let answer = berth.post("/api/v1/auth/register", body);
+    let berth = traced(&collector, Manifest::new().auth("fixtures/auth-static"), "");
+    let body = r#"{"email":"problem@example.com","password":"x"}"#;
+    let answer = berth.post("/api/v1/auth/login", body);
     let span = collector.request(id(&answer));
-    assert_eq!(
-        (span.name.as_str(), span.status),
-        ("POST /api/v1/auth/register", 0)
-    );
-    assert_eq!(span.attribute("http.response.status_code"), "400");
+    assert_eq!((span.name.as_str(), span.status), ("POST /api/v1/auth/login", 0));
+    assert_eq!(span.attribute("http.response.status_code"), "429");
     assert_eq!(guest_span(&collector, &span).name, "plugin auth");
     assert_eq!(
         berth.metric("berth_plugin_request_bytes_total", &["auth"]),

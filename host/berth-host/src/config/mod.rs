@@ -20,17 +20,18 @@ use tracing::level_filters::LevelFilter;
 
 use crate::caps::settings::Settings;
 use crate::cors::{self, Cors, Origins};
+use crate::forwarded::TrustedProxies;
 use crate::grants::folders::FolderGrant;
 use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
-use crate::identity::SessionSpec;
+use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
 use crate::passwords::PasswordSpec;
-use crate::postgres::PostgresSpec;
+use crate::postgres::roles::is_host_schema;
+use crate::postgres::{PostgresSpec, password_of};
 use crate::route::{AddError, Methods, Router};
 use crate::runtime::plugin::{PluginLimits, PluginSpec, Policy};
 use crate::runtime::reuse::Reuse;
-use crate::secret::Secret;
 use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes, issues_tokens};
 use crate::telemetry::TelemetrySpec;
@@ -124,6 +125,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let listen_given = http.scalar("listen", values::address);
     let listen = listen_given.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
     let tls = tls(reader, &http);
+    let trusted_proxies = http.list("trusted_proxies", values::network).unwrap_or_default();
     let cors = cors(reader, &http).map(Arc::new);
     let admin_section = root.section("admin");
     let admin_given = admin_section.scalar("listen", values::address_or_off);
@@ -159,7 +161,8 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         .scalar("dir", values::path)
         .unwrap_or_else(|| ".berth".to_owned());
     data_section.finish();
-    let postgres = postgres(root);
+    let postgres = postgres(reader, root);
+    let identity = identity(root);
     // An address that can't be read is not judged by what stands in for it.
     let readable = |section: &Section<'_, '_>, given: bool| given || section.value("listen").is_none();
     if readable(&http, listen_given.is_some()) && readable(&admin_section, admin_given.is_some()) {
@@ -218,6 +221,8 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         tls,
         tokens,
         sessions,
+        identity,
+        trusted_proxies: TrustedProxies::new(trusted_proxies),
         passwords,
         data: reader.resolve(&data),
         postgres,
@@ -229,6 +234,24 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
         telemetry,
         file: reader.file().to_owned(),
     }
+}
+
+fn identity(root: &Section<'_, '_>) -> IdentitySpec {
+    let section = root.section("identity");
+    let defaults = IdentitySpec::default();
+    let spec = IdentitySpec {
+        address_rate: section
+            .scalar("address_rate", values::rate_or_off)
+            .unwrap_or(defaults.address_rate),
+        account_rate: section
+            .scalar("account_rate", values::rate_or_off)
+            .unwrap_or(defaults.account_rate),
+        audit_days: section
+            .scalar("audit_days", values::count(1, 36_500))
+            .unwrap_or(defaults.audit_days),
+    };
+    section.finish();
+    spec
 }
 
 /// With the key of somebody else who issues tokens, nobody here does.
@@ -263,28 +286,46 @@ fn passwords(root: &Section<'_, '_>) -> PasswordSpec {
     spec
 }
 
-fn postgres(root: &Section<'_, '_>) -> PostgresSpec {
+fn postgres(reader: &Reader<'_>, root: &Section<'_, '_>) -> PostgresSpec {
     let section = root.section("postgres");
+    let fault = |key: &str, message: &str| {
+        reader.fault(section.at_of(key), &format!("postgres.{key}"), message.to_owned());
+    };
+    let url = section.scalar("url", values::postgres_url);
+    if let Some(Value::Text(written)) = section.value("url")
+        && password_of(&written).is_some()
+    {
+        fault(
+            "url",
+            "has a password in it, which is no place for secrets; put the password alone into a file and name it in `password_file`, or the whole address into the environment variable BERTH_POSTGRES_URL",
+        );
+    }
+    let path = |key: &str| {
+        section
+            .scalar(key, values::path)
+            .map(|path| reader.resolve(&path))
+    };
+    let password_file = path("password_file");
+    if password_file.is_some() && url.is_none() && section.value("url").is_none() {
+        fault(
+            "password_file",
+            "means nothing without `url`; add it, or leave this out",
+        );
+    }
+    let defaults = PostgresSpec::default();
+    let count =
+        |key: &str, least, most, default| section.scalar(key, values::count(least, most)).unwrap_or(default);
+    let time = |key: &str, default| section.scalar(key, values::duration).unwrap_or(default);
     let spec = PostgresSpec {
-        url: section.scalar("url", values::path).map(Secret::new),
-        connections: section
-            .scalar("connections", values::count(1, 1_000))
-            .unwrap_or(25),
-        idle_connections: section
-            .scalar("idle_connections", values::count(0, 1_000))
-            .unwrap_or(5),
-        idle_time: section
-            .scalar("idle_time", values::duration)
-            .unwrap_or(Duration::from_secs(5 * 60)),
-        acquire_time: section
-            .scalar("acquire_time", values::duration)
-            .unwrap_or(Duration::from_secs(5)),
-        statement_time: section
-            .scalar("statement_time", values::duration)
-            .unwrap_or(Duration::from_secs(10)),
-        plugin_connections: section
-            .scalar("plugin_connections", values::count(1, 100))
-            .unwrap_or(8),
+        url,
+        password_file,
+        bin_dir: path("bin_dir"),
+        connections: count("connections", 1, 1_000, defaults.connections),
+        idle_connections: count("idle_connections", 0, 1_000, defaults.idle_connections),
+        idle_time: time("idle_time", defaults.idle_time),
+        acquire_time: time("acquire_time", defaults.acquire_time),
+        statement_time: time("statement_time", defaults.statement_time),
+        plugin_connections: count("plugin_connections", 1, 100, defaults.plugin_connections),
     };
     section.finish();
     spec
@@ -437,6 +478,7 @@ fn plugins(reader: &Reader<'_>, root: &Section<'_, '_>, defaults: PluginLimits) 
         let reuse = reuse(reader, &section);
         let log = section.scalar("log", values::level).unwrap_or(LevelFilter::INFO);
         let grants = grants(reader, &section);
+        one_owner(reader, &section, &grants, &specs);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
         limits_section.finish();
@@ -522,6 +564,27 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
         .with_schemas(schemas)
         .with_http(http)
         .with_folders(granted_folders)
+}
+
+/// A schema of a plugin's own is one plugin's.
+fn one_owner(reader: &Reader<'_>, plugin: &Section<'_, '_>, grants: &Grants, others: &[PluginSpec]) {
+    let section = plugin.section("grants");
+    let own = grants.schemas().iter().filter(|schema| !is_host_schema(schema));
+    for schema in own {
+        let other = others
+            .iter()
+            .find(|other| other.grants.schemas().contains(schema));
+        if let Some(other) = other {
+            reader.fault(
+                section.at_of(Capability::Sql.key()),
+                &format!("{}.{}", section.path(), Capability::Sql.key()),
+                format!(
+                    "the schema \"{schema}\" is the plugin \"{}\"'s already; choose another name, or make the two plugins one",
+                    other.name
+                ),
+            );
+        }
+    }
 }
 
 /// The schemas of `sql`.

@@ -46,6 +46,51 @@ fn empty_manifest_has_the_documented_defaults() {
 }
 
 #[test]
+fn limits_of_attempts_have_defaults_and_can_be_off() {
+    let spec = with_env("", &[]).unwrap();
+    assert_eq!(spec.identity, IdentitySpec::default());
+    assert_eq!(spec.trusted_proxies, TrustedProxies::default());
+    let text = "[identity]\naddress_rate = \"off\"\naccount_rate = \"3/10s\"\naudit_days = 7\n\
+                [http]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]";
+    let spec = with_env(text, &[]).unwrap();
+    let rate = spec.identity.account_rate.unwrap();
+    assert_eq!((rate.count.get(), rate.per), (3, Duration::from_secs(10)));
+    assert_eq!((spec.identity.address_rate, spec.identity.audit_days), (None, 7));
+    assert!(spec.trusted_proxies.trusts("10.1.2.3".parse().unwrap()));
+    let minute = with_env("", &[("BERTH_IDENTITY_ACCOUNT_RATE", "60/min")]).unwrap();
+    let rate = minute.identity.account_rate.unwrap();
+    assert_eq!((rate.count.get(), rate.per), (60, Duration::from_secs(60)));
+    for (key, message) in [
+        (
+            "[identity]\naccount_rate = \"often\"",
+            "is not a number within a time",
+        ),
+        ("[identity]\naccount_rate = \"0/min\"", "0 is out of bounds"),
+        (
+            "[identity]\naccount_rate = \"5/0s\"",
+            "is not a number within a time",
+        ),
+        ("[identity]\naudit_days = 0", "is too little"),
+        ("[http]\ntrusted_proxies = \"::1\"", "must be an array"),
+        (
+            "[http]\ntrusted_proxies = [\"proxy\"]",
+            "is not an address or a block",
+        ),
+        (
+            "[http]\ntrusted_proxies = [\"10.0.0.0/33\"]",
+            "the prefix is at most 32",
+        ),
+        (
+            "[http]\ntrusted_proxies = [\"10.1.0.0/8\"]",
+            "did you mean \"10.0.0.0/8\"?",
+        ),
+    ] {
+        let found = faults(key);
+        assert!(found.len() == 1 && found[0].contains(message), "{key}: {found:?}");
+    }
+}
+
+#[test]
 fn cors_is_off_and_a_route_can_have_its_own() {
     assert_eq!(with_env(GOOD, &[]).unwrap().routes[0].cors, None);
     let text = format!("[http.cors]\norigins = [\"https://a.test\"]\n{GOOD}");
@@ -263,7 +308,7 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
         (
             "[http]\nzebra = 1\n".into(),
             vec![
-                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
+                "berth.toml:2:1: http.zebra: there is no such key; known here: listen, tls_certificate, tls_key, trusted_proxies, cors, header_bytes, header_time, body_bytes, idle_time, connections, http2_streams, drain_time",
             ],
         ),
         (
@@ -325,10 +370,10 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec!["berth.toml:4:21: plugins.a.reuse_concurrency: means nothing without `reuse = \"concurrent\"`; add it, or leave this out"],
         ),
         (
-            "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, sql = true }\n".into(),
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, zzz = true }\n".into(),
             vec![
                 "berth.toml:3:12: plugins.a.grants.logs: there is no such grant; did you mean \"log\"?",
-                "berth.toml:3:25: plugins.a.grants.sql: there is no such grant; there is \"settings\", \"log\", \"http\" and \"folders\"",
+                "berth.toml:3:25: plugins.a.grants.zzz: there is no such grant; there is \"settings\", \"log\", \"sql\", \"passwords\", \"tokens\", \"sessions\", \"http\" and \"folders\"",
             ],
         ),
         (
@@ -606,4 +651,45 @@ grants = { folders = { "/data" = "data", "/cache" = { path = "/var/cache/a", wri
             ("/plain", "/etc/berth/plain", false)
         ]
     );
+}
+
+#[test]
+fn database_is_private_unless_there_is_an_address() {
+    let spec = with_env("", &[]).unwrap();
+    assert_eq!(spec.postgres, PostgresSpec::default());
+    assert_eq!(spec.data, Path::new(".berth"));
+    let text =
+        "[postgres]\nurl = \"postgres://ada@db.test/app\"\npassword_file = \"secret\"\nconnections = 7\n";
+    let spec = parse(Path::new("/etc/berth/berth.toml"), text, &Environment::empty()).unwrap();
+    assert_eq!(spec.postgres.password_file, Some("/etc/berth/secret".into()));
+    assert_eq!(spec.postgres.connections, 7);
+    let from_env = with_env(
+        text,
+        &[("BERTH_POSTGRES_URL", "postgres://ada:hunter2@db.test/app")],
+    )
+    .unwrap();
+    let url = from_env.postgres.url.unwrap();
+    assert_eq!(url.expose_text(), Some("postgres://ada:hunter2@db.test/app"));
+}
+
+#[test]
+fn password_in_the_manifest_is_a_fault_that_does_not_repeat_it() {
+    let secret = "[postgres]\nurl = \"postgres://ada:hunter2@db.test/app\"\n";
+    let has_password = "berth.toml:2:7: postgres.url: has a password in it, which is no place for secrets; put the password alone into a file and name it in `password_file`, or the whole address into the environment variable BERTH_POSTGRES_URL";
+    assert_eq!(faults(secret), [has_password]);
+    // Whatever the environment says: it is in the file all the same.
+    let env = [("BERTH_POSTGRES_URL", "postgres://db.test/app")];
+    assert_eq!(with_env(secret, &env).unwrap_err().len(), 1);
+    for (text, wanted) in [
+        (
+            "[postgres]\nurl = \"hunter2\"\n",
+            "berth.toml:2:7: postgres.url: is no address of a Postgres server, as in \"postgres://user@host:5432/database?sslmode=verify-full\"",
+        ),
+        (
+            "[postgres]\npassword_file = \"secret\"\n",
+            "berth.toml:2:17: postgres.password_file: means nothing without `url`; add it, or leave this out",
+        ),
+    ] {
+        assert_eq!(faults(text), [wanted]);
+    }
 }

@@ -1,15 +1,19 @@
 //! Single values: from text to a type, or a sentence that says what would be right.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 use tracing::level_filters::LevelFilter;
 
 use super::read::{Value, nearest};
+use crate::grants::addresses::Network;
 use crate::grants::hosts::HostEntry;
+use crate::identity::limits::Rate;
 use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
+use crate::secret::Secret;
 use crate::state::Access;
 use crate::tokens::TokenAlgorithm;
 
@@ -113,6 +117,55 @@ pub(super) fn duration(value: &Value) -> Parsed<Duration> {
         return Err(format!("{text:?} is out of bounds; from \"1ms\" to \"1day\""));
     }
     Ok(time)
+}
+
+/// So many within a time, as in `"10/5min"`; nothing for `"off"`.
+pub(super) fn rate_or_off(value: &Value) -> Parsed<Option<Rate>> {
+    let text = text(value)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    let wrong =
+        || format!("{text:?} is not a number within a time, as in \"60/min\" or \"10/5min\", nor \"off\"");
+    let (number, time) = text.split_once('/').ok_or_else(wrong)?;
+    let number: u32 = number.trim().parse().map_err(|_| wrong())?;
+    let time = time.trim();
+    // "60/min" is "60/1min".
+    let time = if time.starts_with(|c: char| c.is_ascii_digit()) {
+        time.to_owned()
+    } else {
+        format!("1{time}")
+    };
+    let per = duration(&Value::Text(time)).map_err(|_| wrong())?;
+    let count = NonZeroU32::new(number)
+        .filter(|count| count.get() <= 1_000_000)
+        .ok_or_else(|| format!("{number} is out of bounds; from 1 to 1000000, or \"off\""))?;
+    Ok(Some(Rate { count, per }))
+}
+
+/// An address, or a block of addresses.
+pub(super) fn network(value: &Value) -> Parsed<Network> {
+    let text = text(value)?;
+    let wrong = || format!("{text:?} is not an address or a block, as in \"10.0.0.0/8\" or \"::1\"");
+    let (base, prefix) = match text.split_once('/') {
+        Some((base, prefix)) => (base, Some(prefix)),
+        None => (text.as_str(), None),
+    };
+    let base: IpAddr = base.parse().map_err(|_| wrong())?;
+    let whole = if base.is_ipv4() { 32 } else { 128 };
+    let prefix: u8 = match prefix {
+        Some(prefix) => prefix.parse().map_err(|_| wrong())?,
+        None => whole,
+    };
+    if prefix > whole {
+        return Err(format!("{text:?}: the prefix is at most {whole}"));
+    }
+    Network::new(base, prefix).ok_or_else(|| {
+        format!(
+            "{text:?} has bits beyond its prefix; did you mean \"{}\"?",
+            Network::around(base, prefix)
+        )
+    })
 }
 
 /// How long something is valid, which is counted in whole seconds: at most 400 days, as long as a browser keeps a cookie.
@@ -288,6 +341,16 @@ pub(super) fn header_name(value: &Value) -> Parsed<HeaderName> {
 /// A host that a plugin may call.
 pub(super) fn host_entry(value: &Value) -> Parsed<HostEntry> {
     text(value)?.parse()
+}
+
+/// The address of a Postgres server. A message never repeats it, as it may have a password in it.
+pub(super) fn postgres_url(value: &Value) -> Parsed<Secret> {
+    let text = text(value)?;
+    let known = ["postgres://", "postgresql://"];
+    if !known.iter().any(|scheme| text.starts_with(scheme)) {
+        return Err("is no address of a Postgres server, as in \"postgres://user@host:5432/database?sslmode=verify-full\"".to_owned());
+    }
+    Ok(Secret::new(text))
 }
 
 /// The name of a schema that a plugin may be granted.

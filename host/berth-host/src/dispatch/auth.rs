@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Method, Response};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::auth_json::{Input, Output};
 use super::{Bill, report, too_late, went_well};
@@ -11,6 +12,8 @@ use crate::admit::Admission;
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError, PolicyProblem};
 use crate::gate::AuthCall;
+use crate::identity::audit::{Entry, Pending};
+use crate::identity::users::{MAX_ROLE, MAX_ROLES, is_role};
 use crate::respond::{self, Success};
 use crate::runtime::instance::{Ctx, Exports, Instance, Origin};
 use crate::runtime::limits::Meter;
@@ -67,6 +70,20 @@ impl AuthOp {
             self,
             Self::Register | Self::Login | Self::Refresh | Self::VerifyEmail
         )
+    }
+
+    /// What it is called in the audit; nothing for what only reads.
+    const fn action(self) -> Option<&'static str> {
+        match self {
+            Self::Register => Some("register"),
+            Self::Login => Some("login"),
+            Self::Refresh => Some("refresh"),
+            Self::Logout => Some("logout"),
+            Self::ChangePassword => Some("change-password"),
+            Self::VerifyEmail => Some("verify-email"),
+            Self::Revoke => Some("revoke"),
+            Self::Me | Self::Sessions => None,
+        }
     }
 
     /// Whether a JSON body is read.
@@ -181,13 +198,54 @@ pub async fn call(
         record.id().clone(),
         record.is_secure(),
     ));
+    let pending = begin(host, record, &origin, op, &input, caller.as_ref());
     let answered = perform(host, &origin, &meter, bill, admission, async |instance| {
         invoke(instance, &origin.version, op, info, caller, input).await
     });
-    match answered.await? {
-        Ok(output) => encode(op, &output),
-        Err(problem) => Err(Error::Problem(refusal(problem))),
+    let answered = match answered.await {
+        Ok(Ok(output)) => Ok(output),
+        Ok(Err(problem)) => Err(Error::Problem(refusal(problem))),
+        Err(error) => Err(error),
+    };
+    if let Some(pending) = pending {
+        match &answered {
+            Ok(output) => pending.ended(
+                "ok".into(),
+                output.user_id().and_then(|id| Uuid::try_parse(id).ok()),
+            ),
+            Err(error) => pending.ended(respond::answer(error).code, None),
+        }
     }
+    encode(op, &answered?)
+}
+
+/// The row of the audit, where there is one.
+fn begin<'h>(
+    host: &'h Host,
+    record: &Record,
+    origin: &Origin,
+    op: AuthOp,
+    input: &Input,
+    caller: Option<&Principal>,
+) -> Option<Pending<'h>> {
+    let (audit, action) = (host.services.audit.as_ref()?, op.action()?);
+    let account = match input {
+        Input::Registration(it) => Some(it.email.clone()),
+        Input::Credentials(it) => Some(it.email.clone()),
+        _ => caller.map(|caller| caller.email.clone()),
+    };
+    let entry = Entry {
+        action,
+        user: caller.and_then(|caller| Uuid::try_parse(&caller.user_id).ok()),
+        account,
+        actor: caller.map(|caller| caller.user_id.clone()),
+        client_ip: record.client_ip().to_owned(),
+        request_id: record.id_text().to_owned(),
+        plugin: Some(origin.plugin.name.clone()),
+        digest: Some(origin.version.digest.clone()),
+        ..Entry::default()
+    };
+    Some(Pending::new(audit, entry))
 }
 
 /// Who shows a valid token.
@@ -262,10 +320,6 @@ pub async fn authenticate(
 
 /// The longest id and e-mail address of a principal, in bytes.
 const MAX_ID: usize = 320;
-/// The longest role, in bytes.
-const MAX_ROLE: usize = 64;
-/// The most roles.
-const MAX_ROLES: usize = 64;
 
 fn is_same(principal: &Principal, claims: &Claims) -> bool {
     principal.user_id == claims.subject && principal.session_id == claims.session_id
@@ -274,17 +328,11 @@ fn is_same(principal: &Principal, claims: &Claims) -> bool {
 /// Ids and roles become headers of the request; a comma stands between two roles.
 fn is_usable(principal: &Principal) -> bool {
     let id = |text: &str| (1..=MAX_ID).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    let role = |text: &String| {
-        (1..=MAX_ROLE).contains(&text.len())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b))
-    };
     id(&principal.user_id)
         && id(&principal.session_id)
         && principal.email.len() <= MAX_ID
         && principal.roles.len() <= MAX_ROLES
-        && principal.roles.iter().all(role)
+        && principal.roles.iter().all(|role| is_role(role))
 }
 
 /// One call within the plugin's limits. An instance that answered goes back to its shelf; one that failed is dropped,

@@ -234,6 +234,15 @@ enum DoneJson<'a> {
 }
 
 impl Output {
+    /// Whose account it is about, where it says so.
+    pub fn user_id(&self) -> Option<&str> {
+        match self {
+            Self::Session(session) => Some(&session.user.id),
+            Self::User(user) => Some(&user.id),
+            Self::Sessions(_) | Self::LoggedOut | Self::PasswordChanged | Self::Revoked(_) => None,
+        }
+    }
+
     /// As JSON text.
     ///
     /// # Errors

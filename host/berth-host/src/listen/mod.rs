@@ -23,11 +23,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin;
 use crate::metrics::{HostMetrics, Listener, Open};
 use crate::runtime::reuse::IDLE;
 use crate::serve::{self, Peer};
 use crate::state::Host;
-use crate::{health, metrics, respond};
 pub(crate) use connection::StreamGuard;
 use tls::Tls;
 
@@ -134,41 +134,20 @@ pub async fn run(host: Arc<Host>, bound: Bound, tls: Option<Arc<Tls>>, shutdown:
     .await;
 }
 
-/// Accept operators until told to stop: the metrics and the health report, no plugins.
+/// Accept operators until told to stop: the metrics, the health report and the accounts, no plugins.
 pub async fn run_admin(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
     let permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     let counted = (&host.metrics, Listener::Admin);
-    accept(bound, &shutdown, permits, counted, |stream, _| {
+    accept(bound, &shutdown, permits, counted, |stream, peer| {
         let host = Arc::clone(&host);
         let limits = host.limits;
-        let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let host = Arc::clone(&host);
-            async move {
-                Ok::<_, std::convert::Infallible>(match request.uri().path() {
-                    "/metrics" => metrics_text(host).await,
-                    "/health" => health::report(&host),
-                    _ => {
-                        let answer = respond::answer(&crate::error::Error::NotFound);
-                        respond::problem(&answer, &http::HeaderValue::from_static("admin"))
-                    }
-                })
-            }
+        let service = service_fn(move |request| {
+            let answer = admin::answer(Arc::clone(&host), peer, request);
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         connection::run(stream, None, service, limits, shutdown.clone())
     })
     .await;
-}
-
-/// Rendered apart from the requests: it asks the kernel, and may have thousands of lines.
-async fn metrics_text(host: Arc<Host>) -> http::Response<crate::body::ReplyBody> {
-    match tokio::task::spawn_blocking(move || metrics::render(&host)).await {
-        Ok(text) => respond::text(metrics::CONTENT_TYPE, text),
-        Err(error) => {
-            tracing::error!(target: "berth", %error, "the metrics could not be rendered");
-            let error = crate::error::Error::Internal(error.to_string());
-            respond::problem(&respond::answer(&error), &http::HeaderValue::from_static("admin"))
-        }
-    }
 }
 
 async fn accept<F, C>(

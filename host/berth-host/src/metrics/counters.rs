@@ -189,11 +189,18 @@ pub enum Refusal {
     HostBusy,
     /// The plugin isn't loaded: 503.
     Unavailable,
+    /// Somebody tries to sign in too often: 429.
+    TooManyAttempts,
 }
 
 impl Refusal {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::PluginBusy, Self::HostBusy, Self::Unavailable];
+    pub const ALL: [Self; 4] = [
+        Self::PluginBusy,
+        Self::HostBusy,
+        Self::Unavailable,
+        Self::TooManyAttempts,
+    ];
 
     /// The refusal that an error is, if it is one.
     pub fn of(error: &Error) -> Option<Self> {
@@ -201,6 +208,7 @@ impl Refusal {
             Error::PluginBusy => Some(Self::PluginBusy),
             Error::HostBusy => Some(Self::HostBusy),
             Error::PluginUnavailable { .. } => Some(Self::Unavailable),
+            Error::TooManyAttempts { .. } => Some(Self::TooManyAttempts),
             _ => None,
         }
     }
@@ -211,6 +219,7 @@ impl Refusal {
             Self::PluginBusy => "plugin-busy",
             Self::HostBusy => "host-busy",
             Self::Unavailable => "plugin-unavailable",
+            Self::TooManyAttempts => "too-many-requests",
         }
     }
 }
@@ -247,6 +256,85 @@ impl PluginMetrics {
 
     pub(super) fn lines_suppressed(&self) -> u64 {
         self.suppressed.get()
+    }
+}
+
+/// How a call of `sql` can end: `ok`, or the error's name in WIT.
+const SQL_RESULTS: [&str; 10] = [
+    "ok",
+    "database",
+    "invalid",
+    "denied",
+    "timeout",
+    "too-many-rows",
+    "too-many-bytes",
+    "pool-timeout",
+    "unavailable",
+    "transaction-over",
+];
+
+/// What is counted of a plugin's `sql`.
+#[derive(Debug)]
+pub struct SqlMetrics {
+    calls: [Counter; SQL_RESULTS.len()],
+    pub(super) duration: Histogram,
+    cancelled: Counter,
+    opened: Counter,
+    closed: Counter,
+}
+
+impl Default for SqlMetrics {
+    fn default() -> Self {
+        Self {
+            calls: Default::default(),
+            duration: Histogram::new(WALL),
+            cancelled: Counter::default(),
+            opened: Counter::default(),
+            closed: Counter::default(),
+        }
+    }
+}
+
+impl SqlMetrics {
+    /// A call has ended, `result` being `ok` or the error's name in WIT.
+    pub fn called(&self, result: &str, took: Duration) {
+        let at = SQL_RESULTS.iter().position(|known| *known == result);
+        if let Some(counter) = at.and_then(|at| self.calls.get(at)) {
+            counter.add(1);
+        }
+        self.duration.observe(took);
+    }
+
+    /// A connection was ended on the server, because its statement was late, too large, or nobody waited for it.
+    pub fn cancelled(&self) {
+        self.cancelled.add(1);
+    }
+
+    /// A connection was made.
+    pub fn opened(&self) {
+        self.opened.add(1);
+    }
+
+    /// A connection is no more.
+    pub fn closed(&self) {
+        self.closed.add(1);
+    }
+
+    pub(super) fn calls(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        SQL_RESULTS
+            .into_iter()
+            .zip(&self.calls)
+            .map(|(result, counter)| (result, counter.get()))
+    }
+
+    pub(super) fn cancelled_total(&self) -> u64 {
+        self.cancelled.get()
+    }
+
+    pub(super) fn open(&self) -> u64 {
+        // Read first, so that no more can be closed than opened.
+        let closed = self.closed.get();
+        self.opened.get().saturating_sub(closed)
     }
 }
 

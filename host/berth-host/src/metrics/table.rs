@@ -5,6 +5,8 @@ use wasmtime::PoolingAllocatorMetrics;
 use super::counters::{Listener, VersionMetrics};
 use super::process::Process;
 use super::text::{Family, Kind, Metric};
+use crate::caps::sql::Pool;
+use crate::postgres::Postgres;
 use crate::runtime::engine::PoolSizes;
 use crate::runtime::plugin::Plugin;
 use crate::state::Host;
@@ -38,6 +40,16 @@ impl<'a> Scrape<'a> {
 
     fn plugins(&self) -> impl Iterator<Item = &Plugin> {
         self.host.plugins.iter().map(AsRef::as_ref)
+    }
+
+    fn postgres(&self) -> Option<&Postgres> {
+        self.host.services.postgres.as_deref()
+    }
+
+    /// The connections of every plugin that may use `sql`.
+    fn sql(&self) -> impl Iterator<Item = (&str, &Pool)> {
+        self.plugins()
+            .filter_map(|plugin| Some((plugin.name.as_str(), plugin.sql.as_deref()?)))
     }
 
     /// Each plugin's name with the version that it serves, and that version's counters; the version is "" where none
@@ -246,6 +258,16 @@ pub const METRICS: &[Metric] = &[
         |s, f| f.value(&[], s.host.metrics.log_lines_dropped()),
     ),
     metric(
+        "berth_audit_dropped_total",
+        Kind::Counter,
+        &[],
+        "Rows of the audit that were lost, because Postgres was away for too long or refused them.",
+        |s, f| {
+            let audit = s.host.services.audit.as_ref();
+            f.value(&[], audit.map_or(0, |audit| audit.dropped()));
+        },
+    ),
+    metric(
         "berth_trace_spans_total",
         Kind::Counter,
         &["result"],
@@ -257,6 +279,45 @@ pub const METRICS: &[Metric] = &[
                 }
             }
         },
+    ),
+    metric(
+        "berth_postgres_reachable",
+        Kind::Gauge,
+        &[],
+        "1 while Postgres answers, 0 while it does not; only with a database, as all that begin with `berth_postgres`.",
+        |s, f| {
+            s.postgres()
+                .iter()
+                .for_each(|p| f.value(&[], u8::from(p.is_reachable())))
+        },
+    ),
+    metric(
+        "berth_postgres_connections_open",
+        Kind::Gauge,
+        &[],
+        "The host's own connections to Postgres that are open; plugins have others.",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.numbers().open)),
+    ),
+    metric(
+        "berth_postgres_connections_idle",
+        Kind::Gauge,
+        &[],
+        "Of these, the ones that nobody uses.",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.numbers().idle)),
+    ),
+    metric(
+        "berth_postgres_connections_max",
+        Kind::Gauge,
+        &[],
+        "How many there may be (`postgres.connections`).",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.numbers().max)),
+    ),
+    metric(
+        "berth_postgres_restarts_total",
+        Kind::Counter,
+        &[],
+        "How often the private Postgres ended by itself and was started again.",
+        |s, f| s.postgres().iter().for_each(|p| f.value(&[], p.restarts())),
     ),
     metric(
         "berth_password_hashes_total",
@@ -437,6 +498,51 @@ pub const METRICS: &[Metric] = &[
         |s, f| {
             for plugin in s.plugins() {
                 f.value(&[&plugin.name], plugin.metrics.lines_suppressed());
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_calls_total",
+        Kind::Counter,
+        &["plugin", "result"],
+        "Calls of `sql`, by `ok` or the name of the error in WIT; only of plugins that may use it.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                let calls = sql.metrics.calls();
+                calls.for_each(|(result, n)| f.value(&[plugin, result], n));
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_seconds",
+        Kind::Histogram,
+        PLUGIN,
+        "How long calls of `sql` took, the wait for a connection included.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                f.histogram(&[plugin], &sql.metrics.duration);
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_cancelled_total",
+        Kind::Counter,
+        PLUGIN,
+        "Connections that were ended on the server, because their statement was late, gave too much, or nobody waited for it.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                f.value(&[plugin], sql.metrics.cancelled_total());
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_sql_connections",
+        Kind::Gauge,
+        PLUGIN,
+        "Connections to Postgres that are open as the plugin's role, idle ones included.",
+        |s, f| {
+            for (plugin, sql) in s.sql() {
+                f.value(&[plugin], sql.metrics.open());
             }
         },
     ),

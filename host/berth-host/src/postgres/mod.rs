@@ -1,23 +1,46 @@
 //! Postgres: the host's own connections, its migrations, and whether the server is there.
 //!
-//! With `postgres.url`, a server that somebody else runs; without, a private cluster in the data folder.
+//! With `postgres.url`, a server that somebody else runs; without, a private cluster in the data folder
+//! ([`PrivateError`] says what can stand in its way).
 
+mod connect;
+mod fault;
 pub mod migrate;
+mod private;
+mod reach;
+pub mod roles;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::data::DataFolder;
+use crate::data::{DataError, DataFolder};
 use crate::secret::Secret;
+pub use private::PrivateError;
+use private::Supervisor;
+use reach::Reach;
+
+/// The oldest major version of Postgres that berth works with.
+pub const OLDEST: u32 = 14;
+/// A connection that was used within this time is not tested before its next use.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a stop waits for connections that are in use.
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// What the manifest says of Postgres.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSpec {
-    /// Where the server is; the private cluster if nowhere. Has a password in it.
+    /// Where the server is; the private cluster if nowhere. May have a password in it.
     pub url: Option<Secret>,
+    /// The file with the password of the login in `url`.
+    pub password_file: Option<PathBuf>,
+    /// Where the private cluster's programs are; looked for if it isn't said.
+    pub bin_dir: Option<PathBuf>,
     /// The host's connections at once.
     pub connections: u32,
     /// Of these, how many are kept when nobody needs them.
@@ -32,65 +55,174 @@ pub struct PostgresSpec {
     pub plugin_connections: u32,
 }
 
+impl Default for PostgresSpec {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password_file: None,
+            bin_dir: None,
+            connections: 25,
+            idle_connections: 5,
+            idle_time: Duration::from_secs(5 * 60),
+            acquire_time: Duration::from_secs(5),
+            statement_time: Duration::from_secs(10),
+            plugin_connections: 8,
+        }
+    }
+}
+
 /// Why there is no database.
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
-    /// The address can't be read. Never says it, as it has a password in it.
-    #[error("postgres.url: {0}; it is like postgres://user:password@host:5432/database?sslmode=verify-full")]
+    /// The address can't be read. Never says it, as it may have a password in it.
+    #[error("postgres.url: {0}; it is like postgres://user@host:5432/database?sslmode=verify-full")]
     Url(String),
-    /// No connection.
+    /// The password's file.
+    #[error("postgres.password_file: {0}")]
+    PasswordFile(DataError),
+    /// No connection, or a login that may not do enough.
     #[error("Postgres at {at} can't be used: {reason}")]
     Connect {
         /// Host, port and database.
         at: String,
-        /// The driver's words.
+        /// Why, and what to do.
         reason: String,
     },
+    /// The private cluster.
+    #[error(transparent)]
+    Private(#[from] PrivateError),
     /// The tables.
     #[error(transparent)]
     Migrate(#[from] migrate::MigrateError),
 }
 
+/// Why there is no connection at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AcquireError {
+    /// The server is not there.
+    #[error("Postgres can't be reached")]
+    Unreachable,
+    /// All connections were in use for the whole of `postgres.acquire_time`.
+    #[error("no connection to Postgres became free in time")]
+    Timeout,
+}
+
 /// The database, with the host's own connections to it.
-#[derive(Debug)]
 pub struct Postgres {
     pool: PgPool,
     options: PgConnectOptions,
     spec: PostgresSpec,
-    reachable: AtomicBool,
+    version: String,
+    reach: Arc<Reach>,
+    private: Option<Supervisor>,
+    _watch: AbortOnDropHandle<()>,
+}
+
+impl std::fmt::Debug for Postgres {
+    /// Without the driver's options, whose own `Debug` shows the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres")
+            .field("at", &fault::place(&self.options))
+            .field("version", &self.version)
+            .field("reachable", &self.is_reachable())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Numbers of the host's own connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolNumbers {
+    /// Open.
+    pub open: u32,
+    /// Of these, not in use.
+    pub idle: usize,
+    /// At most.
+    pub max: u32,
 }
 
 impl Postgres {
-    /// Connect, starting the private cluster if there is no address, and bring the tables up to date.
+    /// Connect, starting the private cluster if there is no address, and bring the tables up to date. `plugins` is how
+    /// many plugins will have connections of their own.
     ///
     /// # Errors
-    /// See [`PostgresError`].
-    pub async fn start(spec: &PostgresSpec, _data: &DataFolder) -> Result<Self, PostgresError> {
-        let url = spec.url.as_ref().and_then(Secret::expose_text);
-        let options: PgConnectOptions = url
-            .unwrap_or_default()
-            .parse()
-            .map_err(|error: sqlx::Error| PostgresError::Url(error.to_string()))?;
-        let options = options.application_name("berth");
-        let pool = PgPoolOptions::new()
-            .max_connections(spec.connections)
-            .min_connections(spec.idle_connections.min(spec.connections))
-            .idle_timeout(spec.idle_time)
-            .max_lifetime(spec.idle_time)
-            .acquire_timeout(spec.acquire_time)
-            .connect_with(options.clone())
-            .await
-            .map_err(|error| PostgresError::Connect {
-                at: format!("{}:{}", options.get_host(), options.get_port()),
-                reason: error.to_string(),
-            })?;
-        migrate::run(&pool).await?;
-        Ok(Self {
-            pool,
-            options,
-            spec: spec.clone(),
-            reachable: AtomicBool::new(true),
-        })
+    /// See [`PostgresError`]. A private cluster that was started is stopped again.
+    pub async fn start(spec: &PostgresSpec, data: &DataFolder, plugins: u32) -> Result<Self, PostgresError> {
+        let reach = Arc::new(Reach::new());
+        let (private, options) = match &spec.url {
+            Some(url) => (None, connect::options(spec, url)?),
+            None => {
+                let connections = spec
+                    .connections
+                    .saturating_add(spec.plugin_connections.saturating_mul(plugins));
+                let bin_dir = spec.bin_dir.as_deref();
+                let (private, options) = private::start(data, bin_dir, connections, &reach).await?;
+                (Some(private), options)
+            }
+        };
+        match open(spec, &options, &reach, plugins > 0).await {
+            Ok((pool, version)) => Ok(Self {
+                _watch: AbortOnDropHandle::new(tokio::spawn(reach::watch(
+                    options.clone(),
+                    Arc::clone(&reach),
+                ))),
+                pool,
+                options,
+                spec: spec.clone(),
+                version,
+                reach,
+                private,
+            }),
+            Err(error) => {
+                if let Some(private) = private {
+                    private.stop().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection of the host's own. Fails at once while the server is known to be gone.
+    ///
+    /// # Errors
+    /// See [`AcquireError`].
+    pub async fn acquire(&self) -> Result<PoolConnection<sqlx::Postgres>, AcquireError> {
+        self.acquire_from(&self.pool).await
+    }
+
+    /// The same from another pool to this server, made with [`Postgres::pool_options`].
+    ///
+    /// # Errors
+    /// See [`AcquireError`].
+    pub async fn acquire_from(&self, pool: &PgPool) -> Result<PoolConnection<sqlx::Postgres>, AcquireError> {
+        if !self.is_reachable() {
+            return Err(AcquireError::Unreachable);
+        }
+        tokio::select! {
+            acquired = pool.acquire() => acquired.map_err(|error| {
+                self.saw(&error);
+                match error {
+                    sqlx::Error::PoolTimedOut if self.is_reachable() => AcquireError::Timeout,
+                    _ => AcquireError::Unreachable,
+                }
+            }),
+            () = self.reach.until_lost() => Err(AcquireError::Unreachable),
+        }
+    }
+
+    /// Be told of an error of a connection. If it says that the connection is gone, the server is asked at once and older
+    /// connections are tested before they are used again. True if it does.
+    pub fn saw(&self, error: &sqlx::Error) -> bool {
+        let loss = fault::is_loss(error);
+        if loss {
+            self.reach.broke();
+        }
+        loss
+    }
+
+    /// What a pool of so many connections to this server should be made with: waiting is bounded, and no connection is
+    /// given out that broke while nobody used it.
+    pub fn pool_options(&self, connections: u32) -> PgPoolOptions {
+        pool_options(&self.spec, &self.reach, connections)
     }
 
     /// The host's own connections.
@@ -110,11 +242,124 @@ impl Postgres {
 
     /// Whether the server answered when it was last asked.
     pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::Relaxed)
+        self.reach.is_reachable()
+    }
+
+    /// The server's version when it was first reached, as in `15.18`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// `private` or `server`.
+    pub const fn kind(&self) -> &'static str {
+        match self.private {
+            Some(_) => "private",
+            None => "server",
+        }
+    }
+
+    /// How often the private cluster's server was started again.
+    pub fn restarts(&self) -> u64 {
+        self.private.as_ref().map_or(0, Supervisor::restarts)
+    }
+
+    /// The host's own connections in numbers.
+    pub fn numbers(&self) -> PoolNumbers {
+        PoolNumbers {
+            open: self.pool.size(),
+            idle: self.pool.num_idle(),
+            max: self.spec.connections,
+        }
     }
 
     /// Close the connections, and stop the private cluster.
     pub async fn stop(&self) {
-        self.pool.close().await;
+        if tokio::time::timeout(CLOSE, self.pool.close()).await.is_err() {
+            tracing::debug!(target: "berth::postgres", "connections to Postgres were still in use at the stop");
+        }
+        if let Some(private) = &self.private {
+            private.stop().await;
+        }
+    }
+}
+
+/// Check the server, bring its tables up to date, and open the pool.
+async fn open(
+    spec: &PostgresSpec,
+    options: &PgConnectOptions,
+    reach: &Arc<Reach>,
+    logins: bool,
+) -> Result<(PgPool, String), PostgresError> {
+    let (connection, version) = connect::first(options, logins).await?;
+    migrate::run(connection).await?;
+    let pool = pool_options(spec, reach, spec.connections)
+        .min_connections(spec.idle_connections.min(spec.connections))
+        .connect_with(options.clone())
+        .await
+        .map_err(|error| PostgresError::Connect {
+            at: fault::place(options),
+            reason: fault::reason(&error, options),
+        })?;
+    Ok((pool, version))
+}
+
+fn pool_options(spec: &PostgresSpec, reach: &Arc<Reach>, connections: u32) -> PgPoolOptions {
+    let reach = Arc::clone(reach);
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .idle_timeout(spec.idle_time)
+        .max_lifetime(spec.idle_time)
+        .acquire_timeout(spec.acquire_time)
+        // The driver's own test is a round trip before every use; a connection that worked a moment ago needs none.
+        .test_before_acquire(false)
+        .before_acquire(move |connection: &mut PgConnection, about| {
+            let doubtful = about.idle_for > FRESH || reach.broke_within(about.age);
+            Box::pin(async move {
+                if doubtful {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+}
+
+/// The password in an address, as it is written there.
+pub(crate) fn password_of(url: &str) -> Option<&str> {
+    let rest = url.split_once("://")?.1;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let from_login = authority
+        .rsplit_once('@')
+        .and_then(|(login, _)| Some(login.split_once(':')?.1));
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split('#').next().unwrap_or_default();
+    let from_query = || query.split('&').find_map(|pair| pair.strip_prefix("password="));
+    from_login.or_else(from_query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn password_of_an_address_is_found_wherever_it_is() {
+        for (url, password) in [
+            ("postgres://ada:hunter2@host/app", Some("hunter2")),
+            ("postgres://ada:hun@ter2@host/app", Some("hun@ter2")),
+            ("postgresql://host/app?user=ada&password=hunter2", Some("hunter2")),
+            ("postgres://ada@host:5432/app?sslmode=require", None),
+            ("postgres://host:5432", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(password_of(url), password, "{url}");
+        }
+    }
+
+    #[test]
+    fn debug_of_the_settings_has_no_password() {
+        let spec = PostgresSpec {
+            url: Some(Secret::new("postgres://ada:hunter2@host/app")),
+            ..PostgresSpec::default()
+        };
+        assert!(!format!("{spec:?}").contains("hunter2"));
     }
 }

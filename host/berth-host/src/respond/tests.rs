@@ -55,6 +55,18 @@ fn every_error_has_its_status_and_code() {
             403,
             "forbidden",
         ),
+        (
+            Error::TooManyAttempts {
+                wait: Duration::from_millis(1),
+            },
+            429,
+            "too-many-requests",
+        ),
+        (Error::AdminToken, 401, "unauthorized"),
+        (Error::NoAccounts, 404, "no-accounts"),
+        (Error::UserNotFound, 404, "user-not-found"),
+        (Error::InvalidParameter("x".to_owned()), 400, "invalid-request"),
+        (Error::DatabaseUnavailable, 503, "database-unavailable"),
         (Error::AuthUnavailable, 503, "auth-unavailable"),
         (Error::DatabaseUnavailable, 503, "database-unavailable"),
         (Error::PluginBusy, 429, "plugin-busy"),
@@ -167,6 +179,18 @@ fn texts_of_a_policy_are_bounded_and_clean() {
     assert_eq!(answer.fields.len(), MAX_FIELDS);
     assert!(answer.fields.iter().all(|f| f.detail.len() <= MAX_DETAIL));
     assert_eq!(answer.retry_after, Some(MAX_RETRY_AFTER));
+}
+
+#[test]
+fn time_to_wait_is_rounded_up() {
+    for (ms, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)] {
+        let wait = Duration::from_millis(ms);
+        assert_eq!(
+            answer(&Error::TooManyAttempts { wait }).retry_after,
+            Some(seconds),
+            "{ms} ms"
+        );
+    }
 }
 
 #[test]

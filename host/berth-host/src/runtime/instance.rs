@@ -23,6 +23,7 @@ use super::reuse::has_grown;
 use crate::admit::{Admission, Instances, Place};
 use crate::body::Stream;
 use crate::caps::outgoing::Outgoing;
+use crate::caps::sql::SqlCtx;
 use crate::caps::stdio::GuestOutput;
 use crate::dispatch::auth::bindings::AuthPolicy;
 
@@ -32,8 +33,9 @@ const MAX_RESOURCES: usize = 4_096;
 const MAX_CONCURRENT: usize = 4 * MAX_RESOURCES;
 /// The same of a plugin that may open files: each may be a file descriptor, and the process has only so many.
 const MAX_RESOURCES_WITH_FILES: usize = 128;
-/// Bytes that one host call may lift out of the guest. wasmtime's default is 128 MiB.
-const MAX_LIFTED: usize = 4 * 1024 * 1024;
+/// Bytes that one host call may lift out of the guest: a little more than any host function takes, so that the function
+/// itself can refuse. wasmtime's default is 128 MiB.
+const MAX_LIFTED: usize = 6 * 1024 * 1024;
 /// Bytes of one header map in memory.
 const MAX_FIELDS: usize = 128 * 1024;
 /// Lines (log calls and standard output together) that one request may write.
@@ -154,6 +156,7 @@ pub struct Ctx {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    sql: SqlCtx,
     limiter: Limiter,
     meter: Arc<Meter>,
     current: Arc<CurrentOrigin>,
@@ -187,6 +190,11 @@ impl Ctx {
     pub(super) fn tasks_and_sizes(&mut self) -> (&mut Vec<Task>, (usize, usize)) {
         let sizes = self.limiter.sizes();
         (&mut self.tasks, sizes)
+    }
+
+    /// The transactions of the request, and where the guest's handles are.
+    pub fn sql(&mut self) -> (&mut SqlCtx, &mut ResourceTable) {
+        (&mut self.sql, &mut self.table)
     }
 
     /// How many host resources the store holds.
@@ -338,6 +346,7 @@ impl Instance {
             .map_or(0, |t| t.iter_mut().count());
         self.lease = None;
         let ctx = self.store.data_mut();
+        ctx.sql.end();
         let grown = has_grown(self.born_with, ctx.limiter.sizes());
         let left_over = streams + ctx.resources();
         if self.uses > 0 && !grown && left_over <= MAX_LEFT_OVER {
@@ -377,6 +386,7 @@ fn store(runtime: &Runtime, origin: Arc<Origin>, meter: &Arc<Meter>, place: Opti
         wasi,
         http,
         outgoing: Outgoing::new(Arc::clone(&origin)),
+        sql: SqlCtx::default(),
         limiter: Limiter::new(Arc::clone(meter), Arc::clone(&runtime.budget), memory_limit),
         meter: Arc::clone(meter),
         current,

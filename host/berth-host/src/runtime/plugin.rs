@@ -22,6 +22,7 @@ use super::{folders, link};
 use crate::admit::Slots;
 use crate::caps::outgoing::Client;
 use crate::caps::settings::Settings;
+use crate::caps::sql;
 use crate::contract::{self, Fault, FaultKind, Faults, Kind, Report};
 use crate::dispatch::auth::bindings::AuthPolicyPre;
 use crate::grants::{Capability, Grants};
@@ -108,6 +109,8 @@ pub struct Plugin {
     pub settings: Settings,
     /// Keys, database, identity store, for its host functions.
     pub services: Arc<Services>,
+    /// Its connections to Postgres; nothing unless it may have any.
+    pub sql: Option<Arc<sql::Pool>>,
     /// What calls other hosts for it; nothing unless it may call any.
     pub outgoing: Option<Client>,
     /// The most talkative level at which its guest is heard.

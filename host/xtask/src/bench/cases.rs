@@ -19,6 +19,8 @@ pub(super) struct Case {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Server {
     PlainHyper,
+    /// Plain hyper that asks the database of this berth.
+    NativeSql(&'static Setup),
     Berth(&'static Setup),
     WasmtimeServe(&'static Cli),
 }
@@ -30,6 +32,8 @@ pub(super) struct Setup {
     pub(super) name: &'static str,
     /// `reuse` of the plugins that have it.
     pub(super) reuse: &'static [(&'static str, &'static str)],
+    /// With the bundled auth policy, a private Postgres and one account, instead of the fixture.
+    pub(super) accounts: bool,
 }
 
 /// A variant of `wasmtime serve`.
@@ -52,6 +56,7 @@ impl Server {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::PlainHyper => "plain-hyper",
+            Self::NativeSql(_) => "native-sql",
             Self::Berth(setup) => setup.name,
             Self::WasmtimeServe(cli) => cli.name,
         }
@@ -62,18 +67,28 @@ impl Server {
 const FRESH: Setup = Setup {
     name: "berth",
     reuse: &[],
+    accounts: false,
 };
 
 /// One request after another on the same instances.
 const REUSED: Setup = Setup {
     name: "berth-reused",
     reuse: &[("auth", "serial"), ("hello", "serial"), ("hello-p3", "serial")],
+    accounts: false,
 };
 
 /// Several requests at once on the same instance, as `wasmtime serve` does.
 const CONCURRENT: Setup = Setup {
     name: "berth-concurrent",
     reuse: &[("hello-p3", "concurrent")],
+    accounts: false,
+};
+
+/// Accounts in a private Postgres, a fresh instance per request.
+pub(super) const ACCOUNTS: Setup = Setup {
+    name: "berth-accounts",
+    reuse: &[],
+    accounts: true,
 };
 
 /// The reuse is the CLI's default for 0.2, spelled out so that it shows in the report. `-Scli` because a guest
@@ -105,17 +120,64 @@ const VERIFY_EMAIL: Request = Request {
         "6789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef012345",
         r#""}"#
     )),
+    signed_in: false,
     answer: "\"emailVerified\"",
 };
 const HELLO: Request = Request {
     path: "/hello/world",
     json: None,
+    signed_in: false,
     answer: "Hello, world.",
 };
 const HELLO_P3: Request = Request {
     path: "/hello-p3/world",
     json: None,
+    signed_in: false,
     answer: "Hello, world.",
+};
+
+/// Makes the account that the others use; its answer has the token.
+pub(super) const REGISTER: Request = Request {
+    path: "/api/v1/auth/register",
+    json: LOGIN.json,
+    signed_in: false,
+    answer: "\"accessToken\"",
+};
+const LOGIN: Request = Request {
+    path: "/api/v1/auth/login",
+    json: Some(r#"{"email":"bench@example.com","password":"correct horse battery"}"#),
+    signed_in: false,
+    answer: "\"accessToken\"",
+};
+const ME: Request = Request {
+    path: "/api/v1/me",
+    json: None,
+    signed_in: true,
+    answer: "bench@example.com",
+};
+const CALLER: Request = Request {
+    path: "/caller/world",
+    json: None,
+    signed_in: true,
+    answer: "Hello, world.",
+};
+const TOKEN_ISSUE: Request = Request {
+    path: "/identity/bench/issue",
+    json: None,
+    signed_in: false,
+    answer: "ey",
+};
+const TOKEN_VERIFY: Request = Request {
+    path: "/identity/bench/verify",
+    json: None,
+    signed_in: false,
+    answer: "bench-subject",
+};
+const SQL: Request = Request {
+    path: "/sql/bench",
+    json: None,
+    signed_in: false,
+    answer: "one row",
 };
 
 #[rustfmt::skip]
@@ -131,6 +193,13 @@ pub(super) const CASES: &[Case] = &[
     Case { key: "http03-concurrent", server: Server::Berth(&CONCURRENT), request: HELLO_P3,     meanwhile: None },
     Case { key: "serve02",      server: Server::WasmtimeServe(&SERVE02), request: HELLO,        meanwhile: None },
     Case { key: "serve03",      server: Server::WasmtimeServe(&SERVE03), request: HELLO,        meanwhile: None },
+    Case { key: "native-sql",    server: Server::NativeSql(&ACCOUNTS),   request: SQL,          meanwhile: None },
+    Case { key: "sql",           server: Server::Berth(&ACCOUNTS),       request: SQL,          meanwhile: None },
+    Case { key: "login",         server: Server::Berth(&ACCOUNTS),       request: LOGIN,        meanwhile: None },
+    Case { key: "me",            server: Server::Berth(&ACCOUNTS),       request: ME,           meanwhile: None },
+    Case { key: "caller",        server: Server::Berth(&ACCOUNTS),       request: CALLER,       meanwhile: None },
+    Case { key: "token-issue",   server: Server::Berth(&ACCOUNTS),       request: TOKEN_ISSUE,  meanwhile: None },
+    Case { key: "token-verify",  server: Server::Berth(&ACCOUNTS),       request: TOKEN_VERIFY, meanwhile: None },
 ];
 
 /// The keys say `hyper` for both baselines: each case is compared with plain hyper answering the same request.
@@ -145,6 +214,14 @@ pub(super) const RATIOS: &[Ratio] = &[
     Ratio { key: "http02-reused/serve", over: "http02-reused", under: "serve02",  meaning: "the same component; the CLI makes a fresh instance" },
     Ratio { key: "http03-reused/serve", over: "http03-reused", under: "serve03",  meaning: "the same component, instances used again in both" },
     Ratio { key: "http03-concurrent/serve", over: "http03-concurrent", under: "serve03", meaning: "the same component, used by several at once in both" },
+    Ratio { key: "sql/native",          over: "sql",          under: "native-sql", meaning: "what the component and its role's checks cost: the same query" },
+    Ratio { key: "sql/hyper",           over: "sql",          under: "hyper-get", meaning: "the same, and what the query costs" },
+    Ratio { key: "me/native",           over: "me",           under: "native-sql", meaning: "token, session check, policy with a query of its own; against one query" },
+    Ratio { key: "me/hyper",            over: "me",           under: "hyper-get", meaning: "the same, and what the queries cost" },
+    Ratio { key: "caller/native",       over: "caller",       under: "native-sql", meaning: "a handler for signed-in users: token, session check, policy, handler" },
+    Ratio { key: "token-issue/hyper",   over: "token-issue",  under: "hyper-get", meaning: "a handler that has a token signed (Ed25519)" },
+    Ratio { key: "token-verify/hyper",  over: "token-verify", under: "hyper-get", meaning: "a handler that has one verified" },
+    Ratio { key: "login/hyper",         over: "login",        under: "hyper",     meaning: "Argon2id and nothing else to speak of" },
     Ratio { key: "typed-fresh/serve02", over: "typed-fresh",  under: "serve02",   meaning: "a typed policy instead of a handler, fresh in both" },
 ];
 

@@ -11,6 +11,12 @@ pub(super) enum Json {
     Object(Vec<(String, Json)>),
 }
 
+/// The value of a string member, found without reading the rest; only for values without escapes, as tokens are.
+pub(super) fn string_member<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(&format!("\"{name}\":\""))?;
+    rest.split_once('"').map(|(value, _)| value)
+}
+
 impl Json {
     pub(super) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())

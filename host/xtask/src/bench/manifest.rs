@@ -1,4 +1,5 @@
-//! The manifest that the measured berth runs with: the three plugins, two routes, no other section.
+//! The manifest that the measured berth runs with: the three plugins, two routes, and
+//! no limits on attempts: all requests come from one address.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,10 +13,55 @@ const PLUGINS: &[(&str, &str, Option<&str>)] = &[
     ("hello-p3", "hello-p3", None),
 ];
 
+/// The same with accounts, and which grants each has.
+const WITH_ACCOUNTS: &[(&str, &str, Option<&str>, &str)] = &[
+    (
+        "auth",
+        "auth",
+        Some("auth"),
+        "{ sql = [\"identity\"], passwords = true, sessions = true, log = true, settings = true }",
+    ),
+    ("caller", "hello", None, "{}"),
+    ("sql", "fixtures/sql", None, "{ sql = [\"bench\"] }"),
+    (
+        "identity",
+        "fixtures/identity",
+        None,
+        "{ tokens = true, passwords = true, sessions = true }",
+    ),
+];
+
+/// `berth.toml` of a berth with accounts as text. What limits attempts is off: one client logs in all the time.
+pub(super) fn with_accounts(listen: SocketAddr, components: &Path, data: &Path) -> String {
+    let mut text = format!(
+        "[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n\n[data]\ndir = {}\n\n[identity]\naddress_rate = \"off\"\naccount_rate = \"off\"\n",
+        toml_string(&listen.to_string()),
+        toml_string(&data.to_string_lossy())
+    );
+    for (plugin, component, policy, grants) in WITH_ACCOUNTS {
+        let file = components.join(format!("{component}.wasm"));
+        text += &format!(
+            "\n[plugins.{plugin}]\ncomponent = {}\ngrants = {grants}\n",
+            toml_string(&file.to_string_lossy())
+        );
+        match policy {
+            Some(policy) => text += &format!("policy = {}\n", toml_string(policy)),
+            None => {
+                let access = if *plugin == "caller" { "user" } else { "public" };
+                text += &format!(
+                    "\n[[routes]]\npath = \"/{plugin}/*\"\nplugin = \"{plugin}\"\naccess = \"{access}\"\n"
+                );
+            }
+        }
+    }
+    text
+}
+
 /// `berth.toml` as text.
 pub(super) fn manifest(listen: SocketAddr, components: &Path, setup: &Setup) -> String {
     let mut text = format!(
-        "[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n",
+        "[http]\nlisten = {}\n\n[admin]\nlisten = \"off\"\n\n\
+         [identity]\naddress_rate = \"off\"\naccount_rate = \"off\"\n",
         toml_string(&listen.to_string())
     );
     for (plugin, component, policy) in PLUGINS {
@@ -54,6 +100,7 @@ mod tests {
         let setup = Setup {
             name: "x",
             reuse: &[("hello-p3", "concurrent")],
+            accounts: false,
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 4000));
         let expected = r#"[http]
@@ -61,6 +108,10 @@ listen = "127.0.0.1:4000"
 
 [admin]
 listen = "off"
+
+[identity]
+address_rate = "off"
+account_rate = "off"
 
 [plugins.auth]
 component = "/a \"b\"/fixtures/auth-static.wasm"

@@ -8,6 +8,7 @@
 //! request is a failure: a fast wrong answer is not a result. berth's request logging stays on.
 
 mod cases;
+mod database;
 mod json;
 mod machine;
 mod manifest;
@@ -101,7 +102,7 @@ fn prepare(workspace: &Workspace, options: &Options, cases: &[&'static Case]) ->
         prerequisites.wasm_target()?;
         guests::build(workspace)?;
     }
-    if needs(|server| matches!(server, Server::Berth(_) | Server::PlainHyper)) {
+    if needs(|server| !matches!(server, Server::WasmtimeServe(_))) {
         build(workspace)?;
     }
     Ok(Tools {
@@ -132,7 +133,7 @@ fn measure(
     let wrk = Wrk::new(tools, options.connections);
     let mut measured: Vec<Measured> = cases.iter().map(|&case| Measured::new(case)).collect();
     for case in cases {
-        wrk.run(case, servers.address(case)?, 1)?;
+        wrk.run(case, servers.target(case)?, 1)?;
     }
     for round in 0..options.rounds {
         let start = Instant::now();
@@ -140,7 +141,7 @@ fn measure(
         let (later, sooner) = measured.split_at_mut(first);
         for one in sooner.iter_mut().chain(later) {
             let run = alongside(one.case, || {
-                wrk.run(one.case, servers.address(one.case)?, options.seconds)
+                wrk.run(one.case, servers.target(one.case)?, options.seconds)
             })?;
             one.runs.push(run);
         }

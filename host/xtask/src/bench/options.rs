@@ -28,6 +28,13 @@ Cases:
                 berth,          the same with serial reuse
   http03-concurrent
                 berth,          the 0.3 handler, several requests at once on one instance
+  native-sql    plain hyper and sqlx, GET /sql/bench: one row by its key
+  sql           berth,          the same query through `berth:host/sql`
+  login         berth,          POST /api/v1/auth/login by the bundled policy: one Argon2id hash
+  me            berth,          GET /api/v1/me with a token
+  caller        berth,          the hello handler on a route for signed-in users
+  token-issue, token-verify
+                berth,          a handler that has a token signed, or verified
   serve02       wasmtime serve, the same 0.2 handler, a fresh instance per request
   serve03       wasmtime serve, the same 0.3 handler, with the CLI's default reuse
 

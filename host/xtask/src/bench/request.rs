@@ -11,6 +11,8 @@ pub(super) struct Request {
     pub(super) path: &'static str,
     /// A body makes it a POST.
     pub(super) json: Option<&'static str>,
+    /// Whether it carries the token of the signed-in user.
+    pub(super) signed_in: bool,
     /// Must be in the answer's body.
     pub(super) answer: &'static str,
 }
@@ -28,36 +30,52 @@ impl Request {
     }
 
     /// Sends it once; the error completes the sentence "it …".
-    pub(super) fn ask(&self, address: SocketAddr) -> Result<(), String> {
+    pub(super) fn ask(&self, address: SocketAddr, token: Option<&str>) -> Result<(), String> {
+        let answer = self.exchange(address, token)?;
+        self.judge(&answer)
+    }
+
+    /// Sends it once and gives the whole answer as text; the error completes the sentence "it …".
+    pub(super) fn exchange(&self, address: SocketAddr, token: Option<&str>) -> Result<String, String> {
         let exchange = || -> std::io::Result<Vec<u8>> {
             let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
-            stream.write_all(self.wire(address).as_bytes())?;
+            stream.write_all(self.wire(address, token).as_bytes())?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer)?;
             Ok(answer)
         };
         let answer = exchange().map_err(|error| format!("did not answer: {error}"))?;
-        self.judge(&String::from_utf8_lossy(&answer))
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
-    /// What wrk needs to send it; nothing for a GET.
-    pub(super) fn lua(&self) -> Option<String> {
-        let body = self.json?;
-        Some(format!(
-            "wrk.method = {}\nwrk.body = {}\nwrk.headers[\"Content-Type\"] = \"application/json\"\n",
-            lua_string(self.method()),
-            lua_string(body)
-        ))
+    /// What wrk needs to send it; nothing for a GET by nobody.
+    pub(super) fn lua(&self, token: Option<&str>) -> Option<String> {
+        let mut script = String::new();
+        if let Some(body) = self.json {
+            script += &format!(
+                "wrk.method = {}\nwrk.body = {}\nwrk.headers[\"Content-Type\"] = \"application/json\"\n",
+                lua_string(self.method()),
+                lua_string(body)
+            );
+        }
+        if let Some(token) = token.filter(|_| self.signed_in) {
+            let value = lua_string(&format!("Bearer {token}"));
+            script += &format!("wrk.headers[\"Authorization\"] = {value}\n");
+        }
+        (!script.is_empty()).then_some(script)
     }
 
-    fn wire(&self, address: SocketAddr) -> String {
+    fn wire(&self, address: SocketAddr, token: Option<&str>) -> String {
         let mut text = format!(
             "{} {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n",
             self.method(),
             self.path
         );
+        if let Some(token) = token.filter(|_| self.signed_in) {
+            text += &format!("Authorization: Bearer {token}\r\n");
+        }
         if let Some(body) = self.json {
             text += &format!(
                 "Content-Type: application/json\r\nContent-Length: {}\r\n",
@@ -110,11 +128,13 @@ mod tests {
     const POST: Request = Request {
         path: "/x",
         json: Some(r#"{"a":"b"}"#),
+        signed_in: false,
         answer: "ok",
     };
     const GET: Request = Request {
         path: "/x",
         json: None,
+        signed_in: true,
         answer: "ok",
     };
 
@@ -122,8 +142,10 @@ mod tests {
     fn script_sets_method_body_and_type() {
         let script = "wrk.method = \"POST\"\nwrk.body = \"{\\\"a\\\":\\\"b\\\"}\"\n\
                       wrk.headers[\"Content-Type\"] = \"application/json\"\n";
-        assert_eq!(POST.lua().as_deref(), Some(script));
-        assert_eq!(GET.lua(), None);
+        assert_eq!(POST.lua(Some("t")).as_deref(), Some(script));
+        assert_eq!(GET.lua(None), None);
+        let signed_in = "wrk.headers[\"Authorization\"] = \"Bearer t\"\n";
+        assert_eq!(GET.lua(Some("t")).as_deref(), Some(signed_in));
     }
 
     #[test]
@@ -145,11 +167,15 @@ mod tests {
     fn request_on_the_wire_has_a_length_for_its_body() {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         assert_eq!(
-            GET.wire(address),
+            GET.wire(address, None),
             "GET /x HTTP/1.1\r\nHost: 127.0.0.1:80\r\nConnection: close\r\n\r\n"
         );
         assert!(
-            POST.wire(address)
+            GET.wire(address, Some("t"))
+                .contains("\r\nAuthorization: Bearer t\r\n")
+        );
+        assert!(
+            POST.wire(address, Some("t"))
                 .ends_with("Content-Length: 9\r\n\r\n{\"a\":\"b\"}")
         );
     }

@@ -10,7 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::cases::{self, Case};
-use super::{Tools, manifest};
+use super::json::string_member;
+use super::{Tools, database, manifest};
 use crate::commands;
 use crate::failure::{self, Failure};
 use crate::workspace::{self, Workspace};
@@ -34,6 +35,8 @@ pub(super) struct Server {
     address: SocketAddr,
     log: PathBuf,
     child: Child,
+    /// Of the account that was made for the bench, where there is one.
+    token: Option<String>,
 }
 
 impl Servers {
@@ -50,10 +53,21 @@ impl Servers {
             }
         }
         let mut servers = Self { running: Vec::new() };
+        // What asks another one's database comes after it, and needs it to be there.
+        for kind in kinds.clone() {
+            if let cases::Server::NativeSql(setup) = kind
+                && !kinds.contains(&cases::Server::Berth(setup))
+            {
+                kinds.push(cases::Server::Berth(setup));
+            }
+        }
+        kinds.sort_by_key(|kind| matches!(kind, cases::Server::NativeSql(_)));
         for (kind, address) in kinds.iter().zip(free_addresses(kinds.len())?) {
-            servers
-                .running
-                .push(Server::start(workspace, tools, *kind, address)?);
+            let mut server = Server::start(workspace, tools, *kind, address)?;
+            if matches!(kind, cases::Server::Berth(setup) if setup.accounts) {
+                server.sign_up()?;
+            }
+            servers.running.push(server);
         }
         Ok(servers)
     }
@@ -61,31 +75,15 @@ impl Servers {
     /// Sends the case's request until it is answered rightly or the server's time is over.
     pub(super) fn check(&self, case: &Case) -> Result<(), Failure> {
         let server = self.of(case)?;
-        let deadline = Instant::now() + START;
-        loop {
-            let Err(fault) = case.request.ask(server.address) else {
-                return Ok(());
-            };
-            // An answer is final; only a server that isn't there yet is worth waiting for.
-            let silent = fault.starts_with("did not answer");
-            if !silent || server.has_ended() || Instant::now() > deadline {
-                return Err(Failure::new(format!(
-                    "The case `{}` can't be measured: {} was asked for `{}` and {fault}. It was started as `{}`; \
-                     its log, {}, ends so:\n{}",
-                    case.key,
-                    server.name,
-                    case.request.describe(),
-                    server.command,
-                    workspace::short(&server.log).display(),
-                    last_lines(&server.log)
-                )));
-            }
-            std::thread::sleep(PAUSE);
-        }
+        server
+            .until_answered(|| case.request.ask(server.address, server.token.as_deref()))
+            .map_err(|fault| server.failure(case.key, &case.request.describe(), &fault))
     }
 
-    pub(super) fn address(&self, case: &Case) -> Result<SocketAddr, Failure> {
-        self.of(case).map(|server| server.address)
+    /// Where a case's requests go, and with which token.
+    pub(super) fn target(&self, case: &Case) -> Result<(SocketAddr, Option<&str>), Failure> {
+        self.of(case)
+            .map(|server| (server.address, server.token.as_deref()))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Server> {
@@ -130,7 +128,53 @@ impl Server {
             address,
             log,
             child,
+            token: None,
         })
+    }
+
+    /// Makes the account that the cases use.
+    fn sign_up(&mut self) -> Result<(), Failure> {
+        let register = cases::REGISTER;
+        let answer = self
+            .until_answered(|| register.exchange(self.address, None))
+            .map_err(|fault| self.failure("me", &register.describe(), &fault))?;
+        let token = string_member(&answer, "accessToken").ok_or_else(|| {
+            self.failure(
+                "me",
+                &register.describe(),
+                &format!("answered without a token: {answer}"),
+            )
+        })?;
+        self.token = Some(token.to_owned());
+        Ok(())
+    }
+
+    /// Asks until there is an answer, right or wrong: only a server that isn't there yet is worth waiting for.
+    fn until_answered<T>(&self, ask: impl Fn() -> Result<T, String>) -> Result<T, String> {
+        let deadline = Instant::now() + START;
+        loop {
+            match ask() {
+                Err(fault)
+                    if fault.starts_with("did not answer")
+                        && !self.has_ended()
+                        && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(PAUSE);
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    fn failure(&self, case: &str, request: &str, fault: &str) -> Failure {
+        Failure::new(format!(
+            "The case `{case}` can't be measured: {} was asked for `{request}` and {fault}. It was started as `{}`; \
+             its log, {}, ends so:\n{}",
+            self.name,
+            self.command,
+            workspace::short(&self.log).display(),
+            last_lines(&self.log)
+        ))
     }
 
     /// Whether the process is gone (a zombie until we wait for it), without the `&mut` that asking `child` takes.
@@ -172,9 +216,22 @@ fn command(
             hyper.arg(address.to_string());
             Ok(hyper)
         }
+        cases::Server::NativeSql(setup) => {
+            let mut hyper = commands::clean(workspace::program(&workspace.binary("release", "plain-hyper")));
+            hyper.arg(address.to_string()).env(
+                "PLAIN_HYPER_DATABASE",
+                database::url(&database::folder(tools, setup))?,
+            );
+            Ok(hyper)
+        }
         cases::Server::Berth(setup) => {
             let file = tools.folder.join(format!("{}.toml", setup.name));
-            let text = manifest::manifest(address, &workspace.components(), setup);
+            let text = if setup.accounts {
+                let data = database::fresh_folder(tools, setup)?;
+                manifest::with_accounts(address, &workspace.components(), &data)
+            } else {
+                manifest::manifest(address, &workspace.components(), setup)
+            };
             std::fs::write(&file, text).map_err(failure::io(
                 format!(
                     "The manifest {} could not be written",

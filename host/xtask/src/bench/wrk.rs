@@ -43,10 +43,15 @@ impl Wrk {
     }
 
     /// Measures the case for some seconds. Any answer but 2xx or 3xx and any socket error is a failure.
-    pub(super) fn run(&self, case: &Case, address: SocketAddr, seconds: usize) -> Result<Run, Failure> {
+    pub(super) fn run(
+        &self,
+        case: &Case,
+        (address, token): (SocketAddr, Option<&str>),
+        seconds: usize,
+    ) -> Result<Run, Failure> {
         let mut command = Command::new(&self.program);
         command.args(arguments(self.connections, seconds));
-        if let Some(script) = case.request.lua() {
+        if let Some(script) = case.request.lua(token) {
             let file = self.folder.join(format!("{}.lua", case.key));
             std::fs::write(&file, script).map_err(failure::io(
                 format!(
