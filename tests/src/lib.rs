@@ -19,6 +19,7 @@ pub mod components;
 pub mod http2;
 pub mod load;
 pub mod prometheus;
+pub mod sessions;
 pub mod store;
 pub mod upstream;
 pub mod wire;

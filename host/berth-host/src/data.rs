@@ -20,6 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::Sha256;
 
 use crate::secret::Secret;
+use crate::tokens::ring;
 
 /// Bytes of the master key and of what is derived from it.
 const KEY: usize = 32;
@@ -97,9 +98,17 @@ impl DataFolder {
             .canonicalize()
             .map_err(io_error(path, "the data folder can't be found"))?;
         let lock = lock(&path)?;
-        let master = read_or_create(&path.join("master.key"), || {
-            random().map(|key| Secret::new(key.to_vec()))
-        })?;
+        let file = path.join("master.key");
+        if path.join(ring::FILE).exists() && !file.exists() {
+            return Err(DataError::Damaged {
+                path: file,
+                what: format!(
+                    "is gone, and this folder was in use; restore it from a backup, or move {} away as well to begin anew: everybody must sign in again then",
+                    ring::FILE
+                ),
+            });
+        }
+        let master = read_or_create(&file, || random().map(|key| Secret::new(key.to_vec())))?;
         if master.expose().len() != KEY {
             return Err(DataError::Damaged {
                 path: path.join("master.key"),

@@ -24,6 +24,7 @@ Examples:
   berth check greeter.wasm         say what a component is, imports and needs
   berth serve --config /etc/berth/berth.toml
   berth routes --json              what is served where
+  berth keys rotate tokens         sign access tokens with a new key
   berth user list                  the accounts of the running host
 
 A manifest of six lines:
@@ -49,6 +50,9 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Print the routes of a manifest.
     Routes(ReadArgs),
+    /// Keys in the data folder: list them, or make new ones. Never prints a secret.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Look at and change the accounts of a running host.
     ///
     /// Asks the admin API of the host that serves this manifest, on this machine, with the token of its data folder:
@@ -185,4 +189,32 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Print the keys of access tokens, the newest first.
+    List(ReadArgs),
+    /// Make a new key. A running host uses it within seconds.
+    Rotate(RotateArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RotateArgs {
+    /// Which keys.
+    #[arg(value_name = "KEYS", value_enum)]
+    pub(crate) keys: RotatedKeys,
+    /// Drop the keys before it at once, as when one of them was seen by somebody: every access token so far is invalid.
+    /// Without, they verify until the last token that they signed has expired.
+    #[arg(long)]
+    pub(crate) drop_old: bool,
+    /// The manifest.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RotatedKeys {
+    /// Of access tokens.
+    Tokens,
 }

@@ -7,6 +7,7 @@ mod args;
 mod check;
 mod client;
 mod inspected;
+mod keys;
 mod log;
 mod stop;
 mod user;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args, LogFormat::Auto, false),
         Command::Check(args) => check::check(&args),
         Command::Routes(args) => check::routes(&args),
+        Command::Keys(command) => keys::run(&command),
         Command::User(args) => user::run(&args),
     }
 }

@@ -231,6 +231,7 @@ fn table_of_keys_has_every_key_and_its_default() {
         "data",
         "postgres",
         "tokens",
+        "passwords",
         "identity",
         "limits",
         "telemetry",
@@ -449,6 +450,22 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
     assert!(berth.ends_with("berth"));
     let (_up, address) = start(command().arg("up").current_dir(&crate_folder));
     assert_eq!(curls_answer(&text, address), 1);
+}
+
+#[test]
+fn tests_that_the_table_of_tokens_and_passwords_names_exist() {
+    let rows = table(&read("tests/README.md"), "| case | what goes wrong | shown by |");
+    assert_eq!(rows.len(), 13);
+    for name in rows.iter().flat_map(|row| row[2].split([',', ' ', '`'])) {
+        let Some((module, test)) = name.split_once("::") else {
+            continue;
+        };
+        let file = match module.strip_prefix("src/") {
+            Some(own) => format!("host/berth-host/src/{own}.rs"),
+            None => format!("tests/tests/it/{module}.rs"),
+        };
+        assert!(read(&file).contains(&format!("fn {test}()")), "{name}");
+    }
 }
 
 #[test]

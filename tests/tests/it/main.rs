@@ -47,6 +47,8 @@ mod store_login_paths;
 mod store_parity;
 mod store_postgres;
 mod store_secrets;
+mod store_sessions;
+mod store_tokens;
 mod store_user_command;
 mod structure;
 mod telemetry;

@@ -693,3 +693,22 @@ fn password_in_the_manifest_is_a_fault_that_does_not_repeat_it() {
         assert_eq!(faults(text), [wanted]);
     }
 }
+
+#[test]
+fn tokens_and_passwords_have_the_defaults_of_the_readme() {
+    let spec = with_env("", &[]).unwrap();
+    assert_eq!(spec.tokens.algorithm, crate::tokens::TokenAlgorithm::EdDsa);
+    let day = Duration::from_secs(86_400);
+    assert_eq!(
+        (spec.sessions.access_life, spec.sessions.refresh_life),
+        (day, 30 * day)
+    );
+    assert_eq!(spec.passwords.queue, 64);
+    assert!(spec.passwords.concurrency >= 1);
+    let text = "[tokens]\naccess_life = \"15m\"\nrefresh_life = \"400days\"\nalgorithm = \"HS256\"\n[passwords]\nconcurrency = 3\nqueue = 0";
+    let spec = with_env(text, &[]).unwrap();
+    assert_eq!(spec.tokens.algorithm, crate::tokens::TokenAlgorithm::Hs256);
+    assert_eq!(spec.sessions.access_life, Duration::from_secs(900));
+    assert_eq!(spec.sessions.refresh_life, 400 * day);
+    assert_eq!((spec.passwords.concurrency, spec.passwords.queue), (3, 0));
+}
