@@ -29,7 +29,15 @@ const REPORT: Duration = Duration::from_secs(5);
 /// Libraries that at `debug` or `trace` write headers, bodies or the arguments of calls: a general `RUST_LOG=trace` must
 /// not bring a caller's token into the log. A prefix covers what begins with it, as `hyper` does `hyper_util`. Every new
 /// dependency that logs belongs here.
-const NOISY: [&str; 7] = ["cranelift", "h2", "hyper", "opentelemetry", "rustls", "sqlx", "wasmtime"];
+const NOISY: [&str; 7] = [
+    "cranelift",
+    "h2",
+    "hyper",
+    "opentelemetry",
+    "rustls",
+    "sqlx",
+    "wasmtime",
+];
 
 /// A log that has been started.
 pub(crate) struct Log {

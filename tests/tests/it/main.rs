@@ -36,6 +36,7 @@ mod policy;
 mod reuse;
 mod routing;
 mod same_as_serve;
+mod store_sql;
 mod structure;
 mod telemetry;
 mod tls;

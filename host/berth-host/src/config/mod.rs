@@ -489,7 +489,9 @@ fn one_owner(reader: &Reader<'_>, plugin: &Section<'_, '_>, grants: &Grants, oth
     let section = plugin.section("grants");
     let own = grants.schemas().iter().filter(|schema| !is_host_schema(schema));
     for schema in own {
-        let other = others.iter().find(|other| other.grants.schemas().contains(schema));
+        let other = others
+            .iter()
+            .find(|other| other.grants.schemas().contains(schema));
         if let Some(other) = other {
             reader.fault(
                 section.at_of(Capability::Sql.key()),

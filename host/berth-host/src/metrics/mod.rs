@@ -14,7 +14,9 @@ mod process;
 mod table;
 mod text;
 
-pub use counters::{HostMetrics, Listener, ListenerMetrics, Open, PluginMetrics, Refusal, SqlMetrics, VersionMetrics};
+pub use counters::{
+    HostMetrics, Listener, ListenerMetrics, Open, PluginMetrics, Refusal, SqlMetrics, VersionMetrics,
+};
 pub use histogram::Histogram;
 pub use table::{METRICS, Scrape};
 pub use text::{Family, Kind, Metric};

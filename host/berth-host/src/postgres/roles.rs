@@ -180,7 +180,10 @@ pub async fn prepare(
     let pool: &PgPool = postgres.pool();
     let mut transaction = pool.begin().await?;
     let facts = facts(&mut transaction).await?;
-    let roles: Vec<String> = wanted.iter().map(|w| role_name(facts.database, w.plugin)).collect();
+    let roles: Vec<String> = wanted
+        .iter()
+        .map(|w| role_name(facts.database, w.plugin))
+        .collect();
     if !wanted.is_empty() {
         privileges(&facts)?;
         database(&mut transaction, &facts).await?;
@@ -294,7 +297,11 @@ async fn database(connection: &mut PgConnection, facts: &Facts) -> Result<(), Ro
         .await?;
         if !functions.is_empty() {
             let list = functions.join(", ");
-            run(connection, &format!("revoke execute on function {list} from public")).await?;
+            run(
+                connection,
+                &format!("revoke execute on function {list} from public"),
+            )
+            .await?;
         }
     }
     Ok(())
@@ -308,10 +315,11 @@ async fn make(
     limit: u32,
 ) -> Result<(), RoleError> {
     let name = quoted(role);
-    let existing = sqlx::query("select rolsuper or rolbypassrls or rolreplication from pg_roles where rolname = $1")
-        .bind(role)
-        .fetch_optional(&mut *connection)
-        .await?;
+    let existing =
+        sqlx::query("select rolsuper or rolbypassrls or rolreplication from pg_roles where rolname = $1")
+            .bind(role)
+            .fetch_optional(&mut *connection)
+            .await?;
     let verb = match &existing {
         Some(row) if row.try_get::<bool, _>(0)? => {
             return Err(RoleError::Privilege {
@@ -340,9 +348,12 @@ async fn make(
             true => " with inherit true, set true",
             false => "",
         };
-        run(connection, &format!("grant {name} to {}{options}", quoted(&facts.login)))
-            .await
-            .map_err(|error| refused(facts, error, &format!("it may not join the role {name}")))?;
+        run(
+            connection,
+            &format!("grant {name} to {}{options}", quoted(&facts.login)),
+        )
+        .await
+        .map_err(|error| refused(facts, error, &format!("it may not join the role {name}")))?;
         let usable: bool = sqlx::query_scalar("select pg_has_role($1, 'USAGE')")
             .bind(role)
             .fetch_one(&mut *connection)
@@ -359,7 +370,10 @@ async fn make(
     }
     run(
         connection,
-        &format!("grant connect on database {} to {name}", quoted(&facts.database_name)),
+        &format!(
+            "grant connect on database {} to {name}",
+            quoted(&facts.database_name)
+        ),
     )
     .await
     .map_err(RoleError::from)
@@ -375,7 +389,11 @@ async fn grant(
     for schema in HOST_SCHEMAS {
         take_back(connection, schema, &name).await?;
         if wanted.schemas.iter().any(|s| s == schema.name) {
-            run(connection, &format!("grant usage on schema {} to {name}", schema.name)).await?;
+            run(
+                connection,
+                &format!("grant usage on schema {} to {name}", schema.name),
+            )
+            .await?;
             for grant in schema.grants {
                 run(connection, &format!("grant {grant} to {name}")).await?;
             }
@@ -437,7 +455,9 @@ async fn own(
                     schema: schema.to_owned(),
                     remedy: match owner.starts_with("berth_") {
                         true => format!("reassign owned by {} to {name}", quoted(&owner)),
-                        false => format!("alter schema {quoted_schema} owner to {name}, and the same for its tables"),
+                        false => format!(
+                            "alter schema {quoted_schema} owner to {name}, and the same for its tables"
+                        ),
                     },
                     owner,
                 });
@@ -455,12 +475,20 @@ async fn own(
 async fn disown(connection: &mut PgConnection, facts: &Facts, schema: &str) -> Result<(), sqlx::Error> {
     run(
         connection,
-        &format!("alter schema {} owner to {}", quoted(schema), quoted(&facts.login)),
+        &format!(
+            "alter schema {} owner to {}",
+            quoted(schema),
+            quoted(&facts.login)
+        ),
     )
     .await
 }
 
-async fn take_back(connection: &mut PgConnection, schema: &HostSchema, role: &str) -> Result<(), sqlx::Error> {
+async fn take_back(
+    connection: &mut PgConnection,
+    schema: &HostSchema,
+    role: &str,
+) -> Result<(), sqlx::Error> {
     run(
         connection,
         &format!(

@@ -21,10 +21,10 @@ pub(super) enum Kind {
 pub(super) const MAX_STATEMENT: usize = 64 * 1024;
 
 const TRANSACTIONS: &str = "use the resource `transaction`";
-const SESSION: &str =
-    "a connection serves many requests; within a transaction, `select set_config(name, value, true)` sets for its time";
+const SESSION: &str = "a connection serves many requests; within a transaction, `select set_config(name, value, true)` sets for its time";
 const NOTIFY: &str = "a connection is lent for one call; keep what is to be told in a table";
-const COPY: &str = "use `insert … select … from unnest($1, $2, …)` to write much at once, and `query` to read";
+const COPY: &str =
+    "use `insert … select … from unnest($1, $2, …)` to write much at once, and `query` to read";
 const CURSOR: &str = "use `limit` and a condition on the last key";
 const PREPARED: &str = "statements are prepared and kept by the host";
 const ROLES: &str = "roles and what they may do are the manifest's business";
@@ -33,7 +33,14 @@ const CODE: &str = "create a function, or send the statements one by one";
 const DENIED: &[(&[&str], &str)] = &[
     (
         &[
-            "begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release",
+            "begin",
+            "start",
+            "commit",
+            "end",
+            "rollback",
+            "abort",
+            "savepoint",
+            "release",
         ],
         TRANSACTIONS,
     ),
@@ -66,9 +73,14 @@ pub(super) fn check(statement: &str) -> Result<Kind, Denial> {
         .iter()
         .find(|(keywords, _)| keywords.iter().any(|k| first.eq_ignore_ascii_case(k)))
     {
-        return Err(format!("{} is not for plugins: {instead}", first.to_ascii_uppercase()));
+        return Err(format!(
+            "{} is not for plugins: {instead}",
+            first.to_ascii_uppercase()
+        ));
     }
-    let defines = ["create", "alter", "drop"].iter().any(|k| first.eq_ignore_ascii_case(k));
+    let defines = ["create", "alter", "drop"]
+        .iter()
+        .any(|k| first.eq_ignore_ascii_case(k));
     if defines
         && let Some(Word::Name(second)) = words.next()
         && ROLE_WORDS.iter().any(|k| second.eq_ignore_ascii_case(k))
@@ -96,7 +108,9 @@ fn function(statement: &str) -> Result<(), Denial> {
         match (word, name) {
             (Word::Name(found) | Word::Quoted(found), _) => name = Some(found),
             (Word::Open, Some(called)) if is_denied(called) => {
-                return Err(format!("{called} is not for plugins: keep bytes in a column of type bytea"));
+                return Err(format!(
+                    "{called} is not for plugins: keep bytes in a column of type bytea"
+                ));
             }
             _ => name = None,
         }
@@ -149,7 +163,10 @@ impl<'a> Words<'a> {
     /// Skip up to and including the end of what begins here; all of the rest if it doesn't end.
     fn skip(&mut self, open: usize, close: &str) {
         self.cut(open);
-        let at = self.rest.find(close).map_or(self.rest.len(), |at| at + close.len());
+        let at = self
+            .rest
+            .find(close)
+            .map_or(self.rest.len(), |at| at + close.len());
         self.cut(at);
     }
 
@@ -261,7 +278,10 @@ impl<'a> Iterator for Words<'a> {
                 Word::Open
             }
             c if is_name(c) => {
-                let end = self.rest.find(|c: char| !is_name(c) && c != '$').unwrap_or(self.rest.len());
+                let end = self
+                    .rest
+                    .find(|c: char| !is_name(c) && c != '$')
+                    .unwrap_or(self.rest.len());
                 Word::Name(self.cut(end.max(1)))
             }
             _ => {
@@ -336,11 +356,20 @@ mod tests {
         ] {
             assert_eq!(check(statement), Ok(Kind::Plain), "{statement}");
         }
-        for statement in ["create table t (id int)", "alter table t add x int", "drop type m", "truncate t", "analyze"] {
+        for statement in [
+            "create table t (id int)",
+            "alter table t add x int",
+            "drop type m",
+            "truncate t",
+            "analyze",
+        ] {
             assert_eq!(check(statement), Ok(Kind::Definition), "{statement}");
         }
         let denial = check("set role x").unwrap_err();
-        assert!(denial.starts_with("SET is not for plugins: a connection serves many requests"), "{denial}");
+        assert!(
+            denial.starts_with("SET is not for plugins: a connection serves many requests"),
+            "{denial}"
+        );
     }
 
     proptest! {

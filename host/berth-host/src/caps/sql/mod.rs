@@ -42,7 +42,12 @@ fn counted<T>(pool: &Pool, since: Instant, result: Result<T, Error>) -> Result<T
 }
 
 impl SqlView<'_> {
-    async fn single(&mut self, statement: String, parameters: Vec<Value>, rows: bool) -> Result<run::Answer, Error> {
+    async fn single(
+        &mut self,
+        statement: String,
+        parameters: Vec<Value>,
+        rows: bool,
+    ) -> Result<run::Answer, Error> {
         let (pool, since) = (self.pool.as_ref().ok_or(Error::Unavailable)?, Instant::now());
         let result = match Ask::new(statement, parameters, rows) {
             Ok(ask) => transaction::single(pool, ask).await,
@@ -70,7 +75,11 @@ impl SqlView<'_> {
         Ok(counted(pool, since, result))
     }
 
-    async fn end(&mut self, transaction: &Resource<Transaction>, keep: bool) -> wasmtime::Result<Result<(), Error>> {
+    async fn end(
+        &mut self,
+        transaction: &Resource<Transaction>,
+        keep: bool,
+    ) -> wasmtime::Result<Result<(), Error>> {
         let transaction = self.table.get(transaction)?;
         let Some(pool) = &self.pool else {
             return Ok(Err(Error::Unavailable));

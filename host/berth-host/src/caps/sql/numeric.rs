@@ -19,9 +19,12 @@ const MINUS_INFINITY: u16 = 0xF000;
 
 /// The text of a binary one; nothing if it is none.
 pub(super) fn text(bytes: &[u8]) -> Option<String> {
-    let mut words = bytes
-        .chunks_exact(2)
-        .map(|pair| u16::from_be_bytes([pair.first().copied().unwrap_or(0), pair.get(1).copied().unwrap_or(0)]));
+    let mut words = bytes.chunks_exact(2).map(|pair| {
+        u16::from_be_bytes([
+            pair.first().copied().unwrap_or(0),
+            pair.get(1).copied().unwrap_or(0),
+        ])
+    });
     let count = usize::from(words.next()?);
     let weight = i32::from(words.next()?.cast_signed());
     let sign = words.next()?;
@@ -39,7 +42,13 @@ pub(super) fn text(bytes: &[u8]) -> Option<String> {
         POSITIVE => {}
         _ => return None,
     }
-    let digit = |at: i32| usize::try_from(at).ok().and_then(|at| digits.get(at)).copied().unwrap_or(0);
+    let digit = |at: i32| {
+        usize::try_from(at)
+            .ok()
+            .and_then(|at| digits.get(at))
+            .copied()
+            .unwrap_or(0)
+    };
     if weight < 0 {
         text.push('0');
     }
@@ -105,7 +114,9 @@ pub(super) fn binary(text: &str) -> Option<Vec<u8>> {
     let weight = (lead - 1).div_euclid(base);
     let padding = usize::try_from((weight + 1) * base - lead).ok()?;
     let mut digits: Vec<u16> = Vec::with_capacity(significant.len() / DIGITS + 2);
-    let mut padded = std::iter::repeat_n(0u8, padding).chain(significant.iter().copied()).peekable();
+    let mut padded = std::iter::repeat_n(0u8, padding)
+        .chain(significant.iter().copied())
+        .peekable();
     while padded.peek().is_some() {
         let digit = (0..DIGITS).fold(0u16, |sum, _| sum * 10 + u16::from(padded.next().unwrap_or(0)));
         digits.push(digit);
@@ -163,13 +174,20 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for given in ["", "-", ".", "1,5", "1e", "0x10", "1 ", "--1", "1e999999", "1e-99999", "١", "-nan"] {
+        for given in [
+            "", "-", ".", "1,5", "1e", "0x10", "1 ", "--1", "1e999999", "1e-99999", "١", "-nan",
+        ] {
             assert_eq!(binary(given), None, "{given}");
         }
         let longest = "9".repeat(MAX_BEFORE);
         assert_eq!(again(&longest), Some(longest.clone()));
         assert_eq!(binary(&format!("{longest}9")), None);
-        for bytes in [&b""[..], &[0; 7], &[0, 1, 0, 0, 0, 0, 0, 0], &[0, 1, 0, 0, 0, 0, 0, 0, 0xff, 0xff]] {
+        for bytes in [
+            &b""[..],
+            &[0; 7],
+            &[0, 1, 0, 0, 0, 0, 0, 0],
+            &[0, 1, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
+        ] {
             assert_eq!(text(bytes), None);
         }
     }

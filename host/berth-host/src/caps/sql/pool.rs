@@ -175,7 +175,9 @@ impl Pool {
             .fetch_one(&mut connection)
             .await?;
         let pid: String = pid.try_get(0)?;
-        let pid = pid.parse().map_err(|_| sqlx::Error::Protocol("a process has no number".to_owned()))?;
+        let pid = pid
+            .parse()
+            .map_err(|_| sqlx::Error::Protocol("a process has no number".to_owned()))?;
         self.metrics.opened();
         Ok(Live {
             connection,

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgColumn, PgRow, PgTypeInfo};
-use sqlx::{
-    Arguments, AssertSqlSafe, Column as _, Either, Encode, Executor, Row, SqlSafeStr, Statement,
-};
+use sqlx::{Arguments, AssertSqlSafe, Column as _, Either, Encode, Executor, Row, SqlSafeStr, Statement};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -164,7 +162,10 @@ async fn fetch(connection: &mut Connection, ask: &Ask) -> Result<Answer, Failed>
             rows.push(decoded(&row, columns)?);
         }
     }
-    let mut rows = Rows { columns: vec![], rows };
+    let mut rows = Rows {
+        columns: vec![],
+        rows,
+    };
     if ask.rows {
         let columns = match columns {
             Some(columns) => columns,
@@ -235,7 +236,8 @@ async fn name(connection: &mut Connection, columns: Vec<Described>, rows: &mut R
     rows.columns = columns
         .into_iter()
         .map(|column| Column {
-            type_name: known(connection, column.oid).map_or_else(|| column.oid.to_string(), |name| name.to_string()),
+            type_name: known(connection, column.oid)
+                .map_or_else(|| column.oid.to_string(), |name| name.to_string()),
             name: column.name,
         })
         .collect();

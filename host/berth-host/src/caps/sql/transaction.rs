@@ -146,7 +146,11 @@ fn tell<T>(reply: &mut Reply<T>, answer: Result<T, Error>) {
 
 /// What is needed to go on after an attempt that went well. Else whoever waits has been told, and the connection is dealt
 /// with.
-async fn go_on<T, R>(connection: Connection, reply: Reply<R>, end: End<T>) -> Option<(Connection, Reply<R>, T)> {
+async fn go_on<T, R>(
+    connection: Connection,
+    reply: Reply<R>,
+    end: End<T>,
+) -> Option<(Connection, Reply<R>, T)> {
     // If nobody waits any more, nobody misses the answer.
     match end {
         End::Done(Ok(done)) => return Some((connection, reply, done)),

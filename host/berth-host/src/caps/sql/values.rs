@@ -211,14 +211,20 @@ impl Parameter {
             Value::Uuid(value) => (UUID, to_uuid(&value)?),
             Value::Json(value) => (JSONB, to_jsonb(value)?),
             Value::BooleanArray(values) => (BOOL_ARRAY, to_array(BOOL, values, |v| Ok(vec![u8::from(v)]))?),
-            Value::Int64Array(values) => (INT8_ARRAY, to_array(INT8, values, |v| Ok(v.to_be_bytes().to_vec()))?),
-            Value::Float64Array(values) => {
-                (FLOAT8_ARRAY, to_array(FLOAT8, values, |v| Ok(v.to_be_bytes().to_vec()))?)
-            }
+            Value::Int64Array(values) => (
+                INT8_ARRAY,
+                to_array(INT8, values, |v| Ok(v.to_be_bytes().to_vec()))?,
+            ),
+            Value::Float64Array(values) => (
+                FLOAT8_ARRAY,
+                to_array(FLOAT8, values, |v| Ok(v.to_be_bytes().to_vec()))?,
+            ),
             Value::TextArray(values) => (TEXT_ARRAY, to_array(TEXT, values, to_text)?),
             Value::BytesArray(values) => (BYTEA_ARRAY, to_array(BYTEA, values, Ok)?),
             Value::NumericArray(values) => (NUMERIC_ARRAY, to_array(NUMERIC, values, |v| to_numeric(&v))?),
-            Value::TimestampArray(values) => (TIMESTAMPTZ_ARRAY, to_array(TIMESTAMPTZ, values, to_timestamp)?),
+            Value::TimestampArray(values) => {
+                (TIMESTAMPTZ_ARRAY, to_array(TIMESTAMPTZ, values, to_timestamp)?)
+            }
             Value::DateArray(values) => (DATE_ARRAY, to_array(DATE, values, to_date)?),
             Value::UuidArray(values) => (UUID_ARRAY, to_array(UUID, values, |v| to_uuid(&v))?),
             Value::JsonArray(values) => (JSONB_ARRAY, to_array(JSONB, values, to_jsonb)?),
@@ -289,7 +295,12 @@ fn to_numeric(text: &str) -> Result<Vec<u8>, String> {
 
 fn to_uuid(text: &str) -> Result<Vec<u8>, String> {
     let inner = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-    let digits: String = inner.unwrap_or(text).chars().filter(|c| *c != '-').take(33).collect();
+    let digits: String = inner
+        .unwrap_or(text)
+        .chars()
+        .filter(|c| *c != '-')
+        .take(33)
+        .collect();
     Uuid::try_parse(&digits)
         .map(|uuid| uuid.as_bytes().to_vec())
         .map_err(|_| format!("{:?} is no UUID", shown(text)))
@@ -299,7 +310,10 @@ fn to_timestamp(timestamp: Timestamp) -> Result<Vec<u8>, String> {
     let at = match timestamp {
         Timestamp::BeforeAll => i64::MIN,
         Timestamp::AfterAll => i64::MAX,
-        Timestamp::At(Instant { seconds, microseconds }) => {
+        Timestamp::At(Instant {
+            seconds,
+            microseconds,
+        }) => {
             if i64::from(microseconds) >= MICROSECONDS {
                 return Err(format!("{microseconds} microseconds are more than a second"));
             }

@@ -13,11 +13,17 @@ fn again(value: Value) -> Option<Value> {
 
 fn same(value: Value) {
     // NaN is not equal to itself; its text is.
-    assert_eq!(format!("{:?}", again(value.clone())), format!("{:?}", Some(value)));
+    assert_eq!(
+        format!("{:?}", again(value.clone())),
+        format!("{:?}", Some(value))
+    );
 }
 
 fn at(seconds: i64, microseconds: u32) -> Timestamp {
-    Timestamp::At(Instant { seconds, microseconds })
+    Timestamp::At(Instant {
+        seconds,
+        microseconds,
+    })
 }
 
 #[test]
@@ -78,7 +84,10 @@ fn what_postgres_cannot_have_is_refused_in_words() {
         (Value::Numeric("one".to_owned()), "\"one\" is no numeric"),
         (Value::Uuid("xyz".to_owned()), "is no UUID"),
         (Value::Timestamp(at(0, 1_000_000)), "more than a second"),
-        (Value::Timestamp(at(i64::MAX, 0)), "further away than any timestamp"),
+        (
+            Value::Timestamp(at(i64::MAX, 0)),
+            "further away than any timestamp",
+        ),
         (Value::Date(Date::On(i32::MIN)), "further away than any date"),
         (
             Value::Other(Other {
