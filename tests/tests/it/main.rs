@@ -37,6 +37,8 @@ mod reuse;
 mod routing;
 mod same_as_serve;
 mod store_sql;
+mod store_sql_hostile;
+mod store_sql_values;
 mod structure;
 mod telemetry;
 mod tls;
