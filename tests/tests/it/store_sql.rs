@@ -123,7 +123,9 @@ fn statements_run_in_the_plugins_schema() {
             wanted
         );
     }
-    assert_eq!(berth.metric("berth_plugin_sql_connections", &["sql"]), 1.0);
+    // While one is cleaned after a call, the next call takes another.
+    let connections = berth.metric("berth_plugin_sql_connections", &["sql"]);
+    assert!((1.0..=2.0).contains(&connections), "{connections}");
 }
 
 /// The same text with other parameters is another statement, and so is one whose table was changed.
@@ -219,7 +221,7 @@ fn transaction_keeps_all_or_nothing() {
 fn missing_grant_is_a_sentence() {
     let berth = Manifest::new().handler(FIXTURE).start();
     assert_eq!(berth.post("/sql/", "[]").status, 503);
-    let event = berth.logged("why it isn't loaded", |e| e["code"] == "unfit");
+    let event = berth.logged("why it isn't loaded", |e| e["code"] == "not-granted");
     let message = event["message"].as_str().unwrap();
     assert!(
         message.contains("it imports \"berth:host/sql@0.1.0\", which is not granted; add `sql = [\"<schema>\"]` to the plugin's `grants`"),
@@ -386,15 +388,8 @@ fn hosting_24_cancelled_transaction_poisons_nobody() {
             ]),
             Duration::from_micros(u64::from(at) * 250),
         );
-        // A borrower finds no transaction, and isn't in one that has failed.
-        assert_eq!(
-            rows(
-                &berth,
-                "select now() = statement_timestamp(), pg_current_xact_id_if_assigned() is null"
-            ),
-            json!([[{"boolean": true}, {"boolean": true}]]),
-            "after {at}"
-        );
+        // A borrower finds no transaction, in which this could not be done, and isn't in one that has failed.
+        assert_eq!(rows(&berth, "vacuum t"), json!([]), "after {at}");
     }
     becomes(&store, BUSY, 0);
     // Each as a whole or not at all.

@@ -71,7 +71,7 @@ fn what_postgres_refuses() {
         ("create server s foreign data wrapper postgres_fdw", "42704"),
         (
             "create event trigger e on ddl_command_start execute function f()",
-            "42883",
+            "42501",
         ),
         ("create publication p for all tables", "42501"),
         ("alter system set work_mem = '1GB'", "42501"),
