@@ -69,6 +69,11 @@ pub(crate) fn start(format: LogFormat, guests: LevelFilter) -> Log {
     let filter = EnvFilter::builder().parse(directives(wanted.as_deref(), guests));
     let malformed = filter.as_ref().err().map(ToString::to_string);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(directives(None, guests)));
+    // What a plugin's function lets Postgres say is no matter of this log.
+    let filter = match "sqlx::postgres::notice=off".parse() {
+        Ok(silence) => filter.add_directive(silence),
+        Err(_) => filter,
+    };
     let terminal = stderr().is_terminal();
     let text = match format {
         LogFormat::Auto => terminal,
