@@ -30,7 +30,7 @@ fn check_of_a_good_manifest_says_what_everything_is() {
         "{out}"
     );
     assert!(
-        out.ends_with("berth.toml: 3 plugins, 15 routes, 0 faults\n"),
+        out.ends_with("berth.toml: 3 plugins, 16 routes, 0 faults\n"),
         "{out}"
     );
 }

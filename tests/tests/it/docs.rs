@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use berth_tests::berth::{command, run};
 use berth_tests::store::Store;
-use berth_tests::{guest, program, root};
+use berth_tests::{guest, program, root, wire};
 use tempfile::TempDir;
 
 fn read(path: &str) -> String {
@@ -132,6 +132,9 @@ fn readme_two_commands_and_first_requests_work() {
         "target/debug/berth check --config plugins/berth.toml",
         "target/debug/berth check target/plugins/hello.wasm",
         "target/debug/berth routes --config plugins/berth.toml",
+        // `store_tokens`.
+        "target/debug/berth keys list --config plugins/berth.toml",
+        "target/debug/berth keys rotate tokens --config plugins/berth.toml",
         // `store_user_command`.
         "target/debug/berth user list --config plugins/berth.toml",
         "target/debug/berth --help",
@@ -154,8 +157,15 @@ fn readme_two_commands_and_first_requests_work() {
     // Not the data of whoever works in this checkout, who may have a berth running on it.
     let store = Store::private();
     up.env("BERTH_DATA_DIR", store.data());
-    let (_up, address) = start(up.args(["xtask", "up"]).current_dir(root()));
+    up.args(["xtask", "up"]).current_dir(root());
+    let (running, address) = start(&mut up);
     assert_eq!(curls_answer(&readme, address), 9);
+    // Stopped and started again, the account is still there.
+    drop(running);
+    let (_running, address) = start(&mut up);
+    let login = r#"{"email":"ada@example.com","password":"correct horse battery"}"#;
+    let answer = wire::post_json(address, "/api/v1/auth/login", login);
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[test]
