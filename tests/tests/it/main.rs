@@ -36,6 +36,7 @@ mod policy;
 mod reuse;
 mod routing;
 mod same_as_serve;
+mod store_notes;
 mod store_sql;
 mod store_sql_hostile;
 mod store_sql_values;
