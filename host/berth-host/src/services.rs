@@ -87,6 +87,7 @@ impl Services {
 
     /// Stop what was started.
     pub async fn stop(&self) {
+        self.sql.iter().for_each(|(_, pool)| pool.close());
         if let Some(postgres) = &self.postgres {
             postgres.stop().await;
         }
