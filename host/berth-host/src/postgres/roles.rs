@@ -2,7 +2,7 @@
 //!
 //! The host makes the roles when it starts, from the manifest, and takes back what is no longer granted. A role is named
 //! `berth_<number of the database>_<plugin>`; its password is derived from the data folder's key and reaches the server
-//! only as a SCRAM verifier. It owns its plugin's schemas, and has of the host's what [`HOST_SCHEMAS`] says.
+//! only as a SCRAM verifier. It owns its plugin's schemas, and has of the host's what `HOST_SCHEMAS` says.
 //!
 //! A role that the manifest no longer knows can't log in any more. It keeps its tables; they are nobody else's until
 //! somebody says so with `reassign owned by "berth_…" to …`.
