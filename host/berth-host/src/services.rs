@@ -131,6 +131,7 @@ impl Services {
         if let Some(audit) = &self.audit {
             audit.stop().await;
         }
+        self.sql.iter().for_each(|(_, pool)| pool.close());
         if let Some(postgres) = &self.postgres {
             postgres.stop().await;
         }

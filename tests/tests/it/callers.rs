@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 const KEY: &str = "a key of the tests, longer than 32 bytes";
 
 /// The file is read at the start, and may go then.
-fn key_file() -> NamedTempFile {
+pub(crate) fn key_file() -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     writeln!(file, "{KEY}").unwrap();
     file
@@ -53,11 +53,11 @@ fn start() -> Berth {
     )
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn token_until(subject: &str, exp: u64) -> String {
+pub(crate) fn token_until(subject: &str, exp: u64) -> String {
     let mut header = Header::new(Algorithm::HS256);
     header.typ = Some("at+jwt".to_owned());
     let claims =

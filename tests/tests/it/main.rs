@@ -44,6 +44,7 @@ mod store_auth;
 mod store_crash;
 mod store_limits;
 mod store_login_paths;
+mod store_notes;
 mod store_parity;
 mod store_postgres;
 mod store_secrets;

@@ -1,5 +1,6 @@
 //! `berth:host/sql`: what a plugin can do with it, and what is left of a call that came to no end.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use berth_tests::berth::{Berth, Manifest, PATIENCE, run};
@@ -7,6 +8,8 @@ use berth_tests::guest;
 use berth_tests::store::Store;
 use berth_tests::wire::{Connection, head};
 use serde_json::{Value as Json, json};
+
+use crate::metrics::{documented, label_names};
 
 const FIXTURE: &str = "fixtures/sql";
 
@@ -536,4 +539,26 @@ fn three_hundred_transactions_at_once_are_served() {
     );
     assert_eq!(rows(&berth, "select count(*) from t"), json!([[{"int64": 300}]]));
     assert!(berth.metric("berth_plugin_sql_connections", &["sql"]) <= 8.0);
+}
+
+#[test]
+fn metrics_of_sql_are_the_documented_ones() {
+    let store = Store::new();
+    let berth = store.start(&fixture("\"notes\"", ""));
+    let documented = documented();
+    let families = berth.metrics();
+    let ours: Vec<_> = families
+        .iter()
+        .filter(|family| family.name.starts_with("berth_plugin_sql_"))
+        .collect();
+    assert_eq!(ours.len(), 4);
+    for family in ours {
+        let labels: BTreeSet<&str> = documented[&family.name][1].split(", ").collect();
+        assert_eq!(
+            label_names(family),
+            [labels].into_iter().collect(),
+            "{}",
+            family.name
+        );
+    }
 }

@@ -370,10 +370,29 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec!["berth.toml:4:21: plugins.a.reuse_concurrency: means nothing without `reuse = \"concurrent\"`; add it, or leave this out"],
         ),
         (
-            "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, zzz = true }\n".into(),
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { logs = true, rum = true }\n".into(),
             vec![
                 "berth.toml:3:12: plugins.a.grants.logs: there is no such grant; did you mean \"log\"?",
-                "berth.toml:3:25: plugins.a.grants.zzz: there is no such grant; there is \"settings\", \"log\", \"sql\", \"passwords\", \"tokens\", \"sessions\", \"http\" and \"folders\"",
+                "berth.toml:3:25: plugins.a.grants.rum: there is no such grant; there is \"settings\", \"log\", \"sql\", \"passwords\", \"tokens\", \"sessions\", \"http\" and \"folders\"",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { sql = true }\n".into(),
+            vec![
+                "berth.toml:3:18: plugins.a.grants.sql: must be a list of the schemas that the plugin may use, as in [\"notes\"], not a boolean",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { sql = [\"x\", \"identity\"] }\n[plugins.b]\ncomponent = \"b\"\ngrants = { sql = [\"identity\", \"x\"] }\n".into(),
+            vec![
+                "berth.toml:6:18: plugins.b.grants.sql: the schema \"x\" is the plugin \"a\"'s already; choose another name, or make the two plugins one",
+            ],
+        ),
+        (
+            "[plugins.a]\ncomponent = \"a\"\ngrants = { sql = [\"Notes\", \"berth\"] }\n".into(),
+            vec![
+                "berth.toml:3:19: plugins.a.grants.sql: \"Notes\" can't be a schema here: a name has 1 to 63 lower-case letters, digits and \"_\", and begins with no digit",
+                "berth.toml:3:28: plugins.a.grants.sql: \"berth\" is not for plugins; choose another name",
             ],
         ),
         (

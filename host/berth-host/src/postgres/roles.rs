@@ -2,7 +2,7 @@
 //!
 //! The host makes the roles when it starts, from the manifest, and takes back what is no longer granted. A role is named
 //! `berth_<number of the database>_<plugin>`; its password is derived from the data folder's key and reaches the server
-//! only as a SCRAM verifier. It owns its plugin's schemas, and has of the host's what [`HOST_SCHEMAS`] says.
+//! only as a SCRAM verifier. It owns its plugin's schemas, and has of the host's what `HOST_SCHEMAS` says.
 //!
 //! A role that the manifest no longer knows can't log in any more. It keeps its tables; they are nobody else's until
 //! somebody says so with `reassign owned by "berth_…" to …`.
@@ -316,7 +316,7 @@ async fn make(
 ) -> Result<(), RoleError> {
     let name = quoted(role);
     let existing =
-        sqlx::query("select rolsuper or rolbypassrls or rolreplication from pg_roles where rolname = $1")
+        sqlx::query("select rolsuper or rolbypassrls or rolreplication or rolcreaterole or rolcreatedb from pg_roles where rolname = $1")
             .bind(role)
             .fetch_optional(&mut *connection)
             .await?;
@@ -325,7 +325,7 @@ async fn make(
             return Err(RoleError::Privilege {
                 login: facts.login.clone(),
                 what: format!(
-                    "somebody has given the role {name} more than a plugin may have; run, as a superuser: alter role {name} nosuperuser nobypassrls noreplication"
+                    "somebody has given the role {name} more than a plugin may have; run, as a superuser: alter role {name} nosuperuser nobypassrls noreplication nocreaterole nocreatedb"
                 ),
             });
         }
@@ -333,12 +333,10 @@ async fn make(
         None => "create",
     };
     let verifier = verifier.expose_text().unwrap_or_default();
-    // The verifier has no quote in it.
+    // Everything else is no by default, and may only be spoken of by who has it. The verifier has no quote in it.
     run(
         connection,
-        &format!(
-            "{verb} role {name} login nocreatedb nocreaterole noinherit connection limit {limit} password '{verifier}'"
-        ),
+        &format!("{verb} role {name} login noinherit connection limit {limit} password '{verifier}'"),
     )
     .await
     .map_err(|error| refused(facts, error, &format!("it may not {verb} the role {name}")))?;

@@ -29,6 +29,8 @@ const TIDY: Duration = Duration::from_secs(5);
 const TRUSTED: Duration = Duration::from_secs(1);
 /// How long to wait for a connection that is being cleaned, which takes a tenth of a millisecond; a new one takes some.
 const SOON: Duration = Duration::from_millis(10);
+/// The SQLSTATE when a role has too many connections.
+const TOO_MANY: &str = "53300";
 /// How long to wait before another attempt to connect.
 const RETRY: Duration = Duration::from_millis(100);
 /// Names of types that are remembered.
@@ -58,7 +60,7 @@ pub struct Pool {
     names: Mutex<HashMap<u32, Arc<str>>>,
     last_complaint: Mutex<Option<Instant>>,
     /// What is counted.
-    pub metrics: SqlMetrics,
+    pub metrics: Arc<SqlMetrics>,
 }
 
 impl fmt::Debug for Pool {
@@ -71,10 +73,27 @@ impl fmt::Debug for Pool {
 
 struct Live {
     connection: PgConnection,
+    _open: Open,
     /// The server's process.
     pid: i32,
     born: Instant,
     definitions: u64,
+}
+
+/// An open connection in the metrics. Counted as closed when dropped.
+struct Open(Arc<SqlMetrics>);
+
+impl Open {
+    fn new(metrics: &Arc<SqlMetrics>) -> Self {
+        metrics.opened();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
 }
 
 struct Idle {
@@ -119,7 +138,7 @@ impl Pool {
             definitions: AtomicU64::new(0),
             names: Mutex::default(),
             last_complaint: Mutex::default(),
-            metrics: SqlMetrics::default(),
+            metrics: Arc::default(),
         }
     }
 
@@ -150,33 +169,33 @@ impl Pool {
             return Err(Error::PoolTimeout);
         };
         let place = place.map_err(|_| Error::Unavailable)?;
-        loop {
-            let Some(waiting) = self.take_idle().await else {
-                break;
-            };
-            let mut live = waiting.live;
-            let fresh = waiting.since.elapsed() < TRUSTED
-                || matches!(timeout(TRUSTED, live.connection.ping()).await, Ok(Ok(())));
-            if fresh {
-                return Ok(self.lend(live, place));
+        match timeout(deadline.saturating_duration_since(Instant::now()), self.find()).await {
+            Ok(Ok(live)) => Ok(self.lend(live, place)),
+            Ok(Err(error)) => {
+                self.complain(&error);
+                Err(Error::Unavailable)
             }
-            self.metrics.closed();
+            Err(_) => Err(Error::Unavailable),
+        }
+    }
+
+    /// A connection that waits, or a new one.
+    async fn find(&self) -> Result<Live, sqlx::Error> {
+        while let Some(waiting) = self.take_idle().await {
+            let mut live = waiting.live;
+            if waiting.since.elapsed() < TRUSTED
+                || matches!(timeout(TRUSTED, live.connection.ping()).await, Ok(Ok(())))
+            {
+                return Ok(live);
+            }
         }
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match timeout(left, self.connect()).await {
-                Ok(Ok(live)) => return Ok(self.lend(live, place)),
+            match self.connect().await {
                 // The server has not noticed yet that another connection has gone.
-                Ok(Err(sqlx::Error::Database(error)))
-                    if error.code().as_deref() == Some("53300") && left > RETRY =>
-                {
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(TOO_MANY) => {
                     sleep(RETRY).await;
                 }
-                Ok(Err(error)) => {
-                    self.complain(&error);
-                    return Err(Error::Unavailable);
-                }
-                Err(_) => return Err(Error::Unavailable),
+                connected => return connected,
             }
         }
     }
@@ -197,6 +216,7 @@ impl Pool {
 
     async fn connect(&self) -> Result<Live, sqlx::Error> {
         let mut connection = self.options.connect().await?;
+        let open = Open::new(&self.metrics);
         let pid = sqlx::raw_sql("select pg_catalog.pg_backend_pid()::text")
             .fetch_one(&mut connection)
             .await?;
@@ -204,9 +224,9 @@ impl Pool {
         let pid = pid
             .parse()
             .map_err(|_| sqlx::Error::Protocol("a process has no number".to_owned()))?;
-        self.metrics.opened();
         Ok(Live {
             connection,
+            _open: open,
             pid,
             born: Instant::now(),
             definitions: self.definitions(),
@@ -250,6 +270,11 @@ impl Pool {
         names.insert(oid, Arc::clone(name));
     }
 
+    /// Close what waits.
+    pub(crate) fn close(&self) {
+        self.idle().clear();
+    }
+
     /// Say why there is no connection, at most once a minute.
     fn complain(&self, error: &sqlx::Error) {
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
@@ -277,7 +302,6 @@ impl Pool {
         }
         // Only now: as long as the connection is open, its process number is its own.
         drop(live);
-        self.metrics.closed();
     }
 
     /// Close what nobody has needed for long, until nothing is left; one task at a time.
@@ -292,9 +316,7 @@ impl Pool {
                 sleep(patience).await;
                 let Some(pool) = pool.upgrade() else { return };
                 let mut idle = pool.idle();
-                let before = idle.len();
                 idle.retain(|idle| idle.since.elapsed() < patience);
-                (idle.len()..before).for_each(|_| pool.metrics.closed());
                 if idle.is_empty() {
                     // Under the lock, under which this is called as well.
                     pool.watched.store(false, Ordering::Release);
@@ -370,7 +392,6 @@ impl Connection {
             Ok(Ok(true)) => {
                 let pool = &self.pool;
                 if live.born.elapsed() > pool.spec().idle_time {
-                    pool.metrics.closed();
                     let _ = timeout(TIDY, live.connection.close()).await;
                     return;
                 }
@@ -390,9 +411,7 @@ impl Connection {
 
     /// Close it: the server has ended it, or nobody knows.
     pub(super) fn close(mut self) {
-        if self.live.take().is_some() {
-            self.pool.metrics.closed();
-        }
+        self.live = None;
     }
 
     /// End on the server whatever it does, and close it.
