@@ -39,6 +39,9 @@ const NOISY: [&str; 7] = [
     "wasmtime",
 ];
 
+/// Messages that a statement may raise at any level: a plugin's words, which are none of the host's log.
+const NOTICES: &str = "sqlx::postgres::notice";
+
 /// A log that has been started.
 pub(crate) struct Log {
     /// Lines that are still buffered are written when it is dropped.
@@ -69,6 +72,11 @@ pub(crate) fn start(format: LogFormat, guests: LevelFilter) -> Log {
     let filter = EnvFilter::builder().parse(directives(wanted.as_deref(), guests));
     let malformed = filter.as_ref().err().map(ToString::to_string);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(directives(None, guests)));
+    // What a plugin's function lets Postgres say is no matter of this log.
+    let filter = match "sqlx::postgres::notice=off".parse() {
+        Ok(silence) => filter.add_directive(silence),
+        Err(_) => filter,
+    };
     let terminal = stderr().is_terminal();
     let text = match format {
         LogFormat::Auto => terminal,
@@ -115,6 +123,14 @@ pub(crate) fn start(format: LogFormat, guests: LevelFilter) -> Log {
 
 /// The filter: what `RUST_LOG` wants, or the defaults.
 fn directives(wanted: Option<&str>, guests: LevelFilter) -> String {
+    let text = levels(wanted, guests);
+    match wanted {
+        Some(wanted) if wanted.contains(NOTICES) => text,
+        _ => format!("{text},{NOTICES}=off"),
+    }
+}
+
+fn levels(wanted: Option<&str>, guests: LevelFilter) -> String {
     let Some(wanted) = wanted else {
         return match guests > LevelFilter::INFO {
             true => format!("info,berth::guest={guests}"),
@@ -158,9 +174,9 @@ mod tests {
 
     #[test]
     fn without_rust_log_a_talkative_plugin_is_heard() {
-        assert_eq!(directives(None, LevelFilter::INFO), "info");
-        assert_eq!(directives(None, LevelFilter::OFF), "info");
-        let debug = directives(None, LevelFilter::DEBUG).to_lowercase();
+        assert_eq!(levels(None, LevelFilter::INFO), "info");
+        assert_eq!(levels(None, LevelFilter::OFF), "info");
+        let debug = levels(None, LevelFilter::DEBUG).to_lowercase();
         assert_eq!(debug, "info,berth::guest=debug");
     }
 
@@ -173,8 +189,19 @@ mod tests {
             "info,h2=trace",
             "hyper=debug",
         ] {
-            assert_eq!(directives(Some(wanted), LevelFilter::TRACE), wanted);
+            assert_eq!(levels(Some(wanted), LevelFilter::TRACE), wanted);
         }
+    }
+
+    #[test]
+    fn words_of_statements_are_only_heard_by_their_own_name() {
+        for wanted in [None, Some("warn"), Some("trace"), Some("sqlx=trace")] {
+            let text = directives(wanted, LevelFilter::INFO);
+            assert!(text.ends_with(",sqlx::postgres::notice=off"), "{text}");
+            assert!(EnvFilter::builder().parse(&text).is_ok(), "{text}");
+        }
+        let named = "info,sqlx::postgres::notice=warn";
+        assert_eq!(directives(Some(named), LevelFilter::INFO), named);
     }
 
     #[test]

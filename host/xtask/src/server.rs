@@ -186,6 +186,7 @@ fn make_folder(workspace: &Workspace, account: Option<Account>) -> Result<PathBu
         std::env::temp_dir()
     };
     let base = base.join("berth-test-postgres");
+    sweep(&base);
     let folder = base.join(std::process::id().to_string());
     let made = std::fs::create_dir_all(&folder).and_then(|()| match account {
         Some(account) => account.give(&base).and_then(|()| account.give(&folder)),
@@ -196,6 +197,22 @@ fn make_folder(workspace: &Workspace, account: Option<Account>) -> Result<PathBu
         ADVICE,
     ))?;
     Ok(folder)
+}
+
+/// Remove what runs have left that were killed before there was a shell to do it: the folders are named for their process.
+fn sweep(base: &Path) {
+    for entry in std::fs::read_dir(base)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        let served = std::fs::exists(entry.path().join("log")).unwrap_or(true);
+        if !served && !Path::new("/proc").join(pid).exists() {
+            // Whatever can't be removed is in nobody's way.
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 /// An authority, and the server's certificate by it, in the folder that `run` runs in.

@@ -4,7 +4,7 @@
 //! route has to do around the component: collect the body, decode the JSON, encode a user of the same size.
 //! Any other `GET` answers the text of the hello handlers.
 //!
-//! With the address of a database in `PLAIN_HYPER_DATABASE`, `GET /sql/bench` asks it for the row that the sql fixture
+//! With the address of a database in `PLAIN_HYPER_DATABASE`, `POST /sql/bench` asks it for the row that the sql fixture
 //! asks for, through a pool of sqlx with the prepared statement that it keeps per connection.
 //!
 //! Deliberately absent, so that the baseline is as fast as hyper can be and berth's ratio is never flattered:
@@ -99,7 +99,7 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
         (&Method::POST, "/api/v1/auth/verify-email") => verify_email(request.into_body()).await,
-        (&Method::GET, "/sql/bench") => sql(database).await,
+        (&Method::POST, "/sql/bench") => sql(request.into_body(), database).await,
         (&Method::GET, _) => reply(
             StatusCode::OK,
             "text/plain",
@@ -113,7 +113,10 @@ async fn answer(
     Ok(response)
 }
 
-async fn sql(database: Option<&PgPool>) -> Response<Full<Bytes>> {
+async fn sql(body: Incoming, database: Option<&PgPool>) -> Response<Full<Bytes>> {
+    if body.collect().await.is_err() {
+        return refuse(StatusCode::BAD_REQUEST, "The body ended early.\n");
+    }
     let Some(pool) = database else {
         return refuse(StatusCode::NOT_FOUND, "PLAIN_HYPER_DATABASE isn't set.\n");
     };

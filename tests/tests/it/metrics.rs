@@ -6,6 +6,7 @@ use std::process::Command;
 use berth_tests::berth::{Berth, Manifest};
 use berth_tests::prometheus::Family;
 use berth_tests::root;
+use berth_tests::store::Store;
 use berth_tests::wire::{Connection, Ended, get, head, request};
 
 fn label_names(family: &Family) -> BTreeSet<BTreeSet<&str>> {
@@ -46,11 +47,12 @@ fn documented() -> BTreeMap<String, [String; 3]> {
 #[test]
 fn metrics_are_well_formed_and_exactly_the_documented_ones() {
     let collector = "[telemetry]\notlp = \"http://127.0.0.1:9\"\n";
-    let berth = Manifest::new()
+    let store = Store::server();
+    let manifest = Manifest::new()
         .raw(collector)
-        .handler("fixtures/echo")
-        .handler_file("gone", "nowhere.wasm".as_ref(), "")
-        .start();
+        .handler_with("fixtures/echo", "grants = { sql = [\"notes\"] }")
+        .handler_file("gone", "nowhere.wasm".as_ref(), "");
+    let berth = store.start(&manifest);
     assert_eq!(berth.get("/echo/status/200").status, 200);
     let answer = get(berth.admin, "/metrics");
     assert_eq!(

@@ -116,3 +116,18 @@ fn edited_migration_is_refused() {
         "{said}"
     );
 }
+
+#[test]
+fn second_start_says_nothing_new_about_the_tables() {
+    let store = with_migrations("select 1");
+    let berth = store.start(&needs_sql());
+    berth.logged("that it is ready", |e| e["message"] == "instance pool ready");
+    assert!(
+        berth
+            .log()
+            .iter()
+            .all(|e| e["target"] != "sqlx::postgres::notice"),
+        "{:?}",
+        berth.log()
+    );
+}

@@ -167,14 +167,8 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
     seen.push(std::fs::read_to_string(berth.log_file()).unwrap());
     seen.push(format!("{:?}", collector.spans()));
     let all = seen.concat();
-    assert!(
-        all.contains("ada@example.com") || all.len() > 10_000,
-        "there is something to search"
-    );
-    assert!(
-        all.contains(r#""level":"TRACE""#),
-        "the log is as talkative as can be"
-    );
+    let lines = all.matches(r#""target":"berth::request""#).count();
+    assert!(lines >= 16, "there is something to search: {lines} requests");
     for (what, secret) in &secrets {
         for form in forms(secret) {
             if let Some(at) = all.find(&form) {

@@ -12,8 +12,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[(
 )];
 /// Where it is kept which of them were run.
 const TABLE: &str = "berth.migrations";
-/// How long another host's migrations, or a lock on a table, are waited for.
-const LOCK: &str = "set lock_timeout = '60s'";
+/// How long another host's migrations, or a lock on a table, are waited for. No notices about what is there already.
+const SESSION: &str = "set lock_timeout = '60s'; set client_min_messages = 'error'";
 
 /// Why the tables are not as they should be.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub async fn run(mut connection: PgConnection) -> Result<(), MigrateError> {
     migrator.create_schema("berth");
     migrator.dangerous_set_table_name(TABLE);
     // The lock belongs to the session, and goes with it however this ends.
-    let ran = match sqlx::raw_sql(LOCK).execute(&mut connection).await {
+    let ran = match sqlx::raw_sql(SESSION).execute(&mut connection).await {
         Ok(_) => migrator.run_direct(None, &mut connection, false).await,
         Err(error) => Err(error.into()),
     };

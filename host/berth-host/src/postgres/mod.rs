@@ -314,12 +314,8 @@ fn pool_options(spec: &PostgresSpec, reach: &Arc<Reach>, connections: u32) -> Pg
         .test_before_acquire(false)
         .before_acquire(move |connection: &mut PgConnection, about| {
             let doubtful = about.idle_for > FRESH || reach.broke_within(about.age);
-            Box::pin(async move {
-                if doubtful {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
+            // False for one that is broken, which is expected after an outage and not worth the driver's warning.
+            Box::pin(async move { Ok(!doubtful || connection.ping().await.is_ok()) })
         })
 }
 

@@ -28,7 +28,7 @@ Cases:
                 berth,          the same with serial reuse
   http03-concurrent
                 berth,          the 0.3 handler, several requests at once on one instance
-  native-sql    plain hyper and sqlx, GET /sql/bench: one row by its key
+  native-sql    plain hyper and sqlx, POST /sql/bench: one row by its key
   sql           berth,          the same query through `berth:host/sql`
   login         berth,          POST /api/v1/auth/login by the bundled policy: one Argon2id hash
   me            berth,          GET /api/v1/me with a token

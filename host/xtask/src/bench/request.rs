@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Clone, Copy)]
 pub(super) struct Request {
     pub(super) path: &'static str,
-    /// A body makes it a POST.
+    /// A body makes it a POST. [`TOKEN`] in it stands for the token of the signed-in user.
     pub(super) json: Option<&'static str>,
     /// Whether it carries the token of the signed-in user.
     pub(super) signed_in: bool,
@@ -17,6 +17,8 @@ pub(super) struct Request {
     pub(super) answer: &'static str,
 }
 
+/// Where a body has the token.
+const TOKEN: &str = "TOKEN";
 /// Long enough for a component that is compiled on first use.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -53,11 +55,11 @@ impl Request {
     /// What wrk needs to send it; nothing for a GET by nobody.
     pub(super) fn lua(&self, token: Option<&str>) -> Option<String> {
         let mut script = String::new();
-        if let Some(body) = self.json {
+        if let Some(body) = self.body(token) {
             script += &format!(
                 "wrk.method = {}\nwrk.body = {}\nwrk.headers[\"Content-Type\"] = \"application/json\"\n",
                 lua_string(self.method()),
-                lua_string(body)
+                lua_string(&body)
             );
         }
         if let Some(token) = token.filter(|_| self.signed_in) {
@@ -65,6 +67,11 @@ impl Request {
             script += &format!("wrk.headers[\"Authorization\"] = {value}\n");
         }
         (!script.is_empty()).then_some(script)
+    }
+
+    fn body(&self, token: Option<&str>) -> Option<String> {
+        self.json
+            .map(|json| json.replace(TOKEN, token.unwrap_or_default()))
     }
 
     fn wire(&self, address: SocketAddr, token: Option<&str>) -> String {
@@ -76,13 +83,14 @@ impl Request {
         if let Some(token) = token.filter(|_| self.signed_in) {
             text += &format!("Authorization: Bearer {token}\r\n");
         }
-        if let Some(body) = self.json {
+        let body = self.body(token);
+        if let Some(body) = &body {
             text += &format!(
                 "Content-Type: application/json\r\nContent-Length: {}\r\n",
                 body.len()
             );
         }
-        text + "\r\n" + self.json.unwrap_or_default()
+        text + "\r\n" + body.as_deref().unwrap_or_default()
     }
 
     fn judge(&self, answer: &str) -> Result<(), String> {

@@ -146,7 +146,9 @@ impl Server {
             )
         })?;
         self.token = Some(token.to_owned());
-        Ok(())
+        let fill = cases::FILL;
+        fill.ask(self.address, None)
+            .map_err(|fault| self.failure("sql", &fill.describe(), &fault))
     }
 
     /// Asks until there is an answer, right or wrong: only a server that isn't there yet is worth waiting for.

@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection as _, Row};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::errors::Failed;
@@ -26,6 +27,8 @@ const STATEMENTS: usize = 64;
 const TIDY: Duration = Duration::from_secs(5);
 /// A connection that has waited longer is asked whether it still is one.
 const TRUSTED: Duration = Duration::from_secs(1);
+/// How long to wait for a connection that is being cleaned, which takes a tenth of a millisecond; a new one takes some.
+const SOON: Duration = Duration::from_millis(10);
 /// How long to wait before another attempt to connect.
 const RETRY: Duration = Duration::from_millis(100);
 /// Names of types that are remembered.
@@ -45,6 +48,11 @@ pub struct Pool {
     host: Arc<Postgres>,
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
+    /// Whether somebody looks after the idle ones.
+    watched: AtomicBool,
+    /// Connections that are being cleaned, and a bell for whoever waits for one of them.
+    tidying: AtomicUsize,
+    tidied: Notify,
     /// Raised whenever the plugin changes its tables or types: what was prepared before may not fit.
     definitions: AtomicU64,
     names: Mutex<HashMap<u32, Arc<str>>>,
@@ -105,6 +113,9 @@ impl Pool {
             places: Arc::new(Semaphore::new(spec.plugin_connections as usize)),
             host: Arc::clone(host),
             idle: Mutex::default(),
+            watched: AtomicBool::new(false),
+            tidying: AtomicUsize::new(0),
+            tidied: Notify::new(),
             definitions: AtomicU64::new(0),
             names: Mutex::default(),
             last_complaint: Mutex::default(),
@@ -140,8 +151,9 @@ impl Pool {
         };
         let place = place.map_err(|_| Error::Unavailable)?;
         loop {
-            let waiting = self.idle().pop();
-            let Some(waiting) = waiting else { break };
+            let Some(waiting) = self.take_idle().await else {
+                break;
+            };
             let mut live = waiting.live;
             let fresh = waiting.since.elapsed() < TRUSTED
                 || matches!(timeout(TRUSTED, live.connection.ping()).await, Ok(Ok(())));
@@ -167,6 +179,20 @@ impl Pool {
                 Err(_) => return Err(Error::Unavailable),
             }
         }
+    }
+
+    /// One that waits, or will in a moment.
+    async fn take_idle(&self) -> Option<Idle> {
+        let mut tidied = pin!(self.tidied.notified());
+        // Armed before looking, so that nothing is missed in between.
+        tidied.as_mut().enable();
+        let waiting = self.idle().pop();
+        if waiting.is_some() || self.tidying.load(Ordering::Acquire) == 0 {
+            return waiting;
+        }
+        // Whether in time or not, a look tells.
+        let _ = timeout(SOON, tidied).await;
+        self.idle().pop()
     }
 
     async fn connect(&self) -> Result<Live, sqlx::Error> {
@@ -254,8 +280,11 @@ impl Pool {
         self.metrics.closed();
     }
 
-    /// Close what nobody has needed for long, until nothing is left.
+    /// Close what nobody has needed for long, until nothing is left; one task at a time.
     fn watch(self: &Arc<Self>) {
+        if self.watched.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let pool: Weak<Self> = Arc::downgrade(self);
         let patience = self.spec().idle_time;
         tokio::spawn(async move {
@@ -267,10 +296,29 @@ impl Pool {
                 idle.retain(|idle| idle.since.elapsed() < patience);
                 (idle.len()..before).for_each(|_| pool.metrics.closed());
                 if idle.is_empty() {
+                    // Under the lock, under which this is called as well.
+                    pool.watched.store(false, Ordering::Release);
                     return;
                 }
             }
         });
+    }
+}
+
+/// A connection is being cleaned. Dropped, it is no longer.
+struct Tidying(Arc<Pool>);
+
+impl Tidying {
+    fn begin(pool: &Arc<Pool>) -> Self {
+        pool.tidying.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(pool))
+    }
+}
+
+impl Drop for Tidying {
+    fn drop(&mut self) {
+        self.0.tidying.fetch_sub(1, Ordering::AcqRel);
+        self.0.tidied.notify_waiters();
     }
 }
 
@@ -312,6 +360,7 @@ impl Connection {
     /// Clean it and let another call have it; close it if it isn't clean then.
     pub(super) async fn give_back(mut self) {
         let Some(mut live) = self.live.take() else { return };
+        let _tidying = Tidying::begin(&self.pool);
         let clean = timeout(TIDY, async {
             let row = sqlx::raw_sql(CLEAN).fetch_one(&mut live.connection).await?;
             let idle: String = row.try_get_unchecked(1)?;
@@ -326,9 +375,7 @@ impl Connection {
                     return;
                 }
                 let mut idle = pool.idle();
-                if idle.is_empty() {
-                    pool.watch();
-                }
+                pool.watch();
                 idle.push(Idle {
                     live,
                     since: Instant::now(),

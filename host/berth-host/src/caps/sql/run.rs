@@ -253,8 +253,8 @@ async fn name(connection: &mut Connection, columns: Vec<Described>, rows: &mut R
 
 /// The names of types by their numbers, as text: an array's is its element's with `[]`.
 const NAMES: &str = "SELECT t.oid::pg_catalog.text, \
-    CASE n.nspname WHEN 'pg_catalog' THEN '' ELSE pg_catalog.quote_ident(n.nspname) || '.' END \
-    || pg_catalog.quote_ident(e.typname) || CASE WHEN e.oid = t.oid THEN '' ELSE '[]' END \
+    CASE n.nspname WHEN 'pg_catalog' THEN e.typname \
+        ELSE pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(e.typname) END || CASE WHEN e.oid = t.oid THEN '' ELSE '[]' END \
     FROM pg_catalog.pg_type t \
     JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END \
     JOIN pg_catalog.pg_namespace n ON n.oid = e.typnamespace WHERE t.oid IN";

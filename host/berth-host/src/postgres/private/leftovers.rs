@@ -115,13 +115,9 @@ fn runs_in(pid: i32, folder: &Path) -> bool {
     let read = |name: &str| std::fs::read_link(format!("/proc/{pid}/{name}")).ok();
     let is_postgres = || {
         let program = read("exe")?;
-        // After an upgrade of the package the old program's file is gone.
-        let name = program
-            .file_name()?
-            .to_str()?
-            .trim_end_matches(" (deleted)")
-            .to_owned();
-        Some(name == "postgres" || name == "initdb")
+        // Not the exact name: some distributions wrap programs, and that of one that was upgraded ends in " (deleted)".
+        let name = program.file_name()?.to_string_lossy();
+        Some(name.contains("postgres") || name.contains("initdb"))
     };
     read("cwd").is_some_and(|cwd| cwd.starts_with(folder)) && is_postgres().unwrap_or(false)
 }
