@@ -132,7 +132,7 @@ fn readme_two_commands_and_first_requests_work() {
         "target/debug/berth check --config plugins/berth.toml",
         "target/debug/berth check target/plugins/hello.wasm",
         "target/debug/berth routes --config plugins/berth.toml",
-        // `store_tokens`.
+        // `store_tokens::keys_rotate_while_the_host_serves`.
         "target/debug/berth keys list --config plugins/berth.toml",
         "target/debug/berth keys rotate tokens --config plugins/berth.toml",
         // `store_user_command`.

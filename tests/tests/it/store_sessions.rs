@@ -475,9 +475,9 @@ fn database_that_is_away_is_503_and_comes_back() {
         assert_eq!(ask(&berth, &opened["access-token"]).status, 200);
     }
     // A connection of our own that is open already, to undo it with.
-    let mut own = store.with(async |pool| pool.acquire().await.unwrap());
+    let mut own = store.with(async |pool| pool.acquire().await.unwrap().detach());
     let mut run = |statement: &'static str| {
-        store.with(async |_| sqlx::raw_sql(statement).execute(&mut *own).await.unwrap());
+        store.with(async |_| sqlx::raw_sql(statement).execute(&mut own).await.unwrap());
     };
     run("alter role current_user nologin");
     run(cut);

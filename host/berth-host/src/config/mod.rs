@@ -6,6 +6,7 @@
 
 mod environment;
 mod read;
+mod tokens;
 mod values;
 
 use std::collections::BTreeMap;
@@ -24,9 +25,8 @@ use crate::forwarded::TrustedProxies;
 use crate::grants::folders::FolderGrant;
 use crate::grants::hosts::HttpGrant;
 use crate::grants::{Capability, Grants};
-use crate::identity::{IdentitySpec, SessionSpec};
+use crate::identity::IdentitySpec;
 use crate::listen::tls::TlsFiles;
-use crate::passwords::PasswordSpec;
 use crate::postgres::roles::is_host_schema;
 use crate::postgres::{PostgresSpec, password_of};
 use crate::route::{AddError, Methods, Router};
@@ -35,7 +35,6 @@ use crate::runtime::reuse::Reuse;
 use crate::serve::REQUEST_ID;
 use crate::state::{Access, HostLimits, HostSpec, RouteSpec, fixed_routes, issues_tokens};
 use crate::telemetry::TelemetrySpec;
-use crate::tokens::{TokenAlgorithm, TokenSpec};
 pub use environment::Environment;
 pub(crate) use read::nearest;
 use read::{Reader, Section, Value};
@@ -130,32 +129,8 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let admin_section = root.section("admin");
     let admin_given = admin_section.scalar("listen", values::address_or_off);
     let admin = admin_given.unwrap_or(Some(SocketAddr::from(([127, 0, 0, 1], 8081))));
-    let tokens_section = root.section("tokens");
-    let tokens = TokenSpec {
-        hs256_key_file: tokens_section
-            .scalar("hs256_key_file", values::path)
-            .map(|path| reader.resolve(&path)),
-        algorithm: tokens_section
-            .scalar("algorithm", values::token_algorithm)
-            .unwrap_or(TokenAlgorithm::EdDsa),
-        issuer: tokens_section
-            .scalar("issuer", values::path)
-            .unwrap_or_else(|| "berth".to_owned()),
-        audience: tokens_section
-            .scalar("audience", values::path)
-            .unwrap_or_else(|| "berth".to_owned()),
-    };
-    let sessions = SessionSpec {
-        access_life: tokens_section
-            .scalar("access_life", values::life)
-            .unwrap_or(Duration::from_secs(24 * 60 * 60)),
-        refresh_life: tokens_section
-            .scalar("refresh_life", values::life)
-            .unwrap_or(Duration::from_secs(30 * 24 * 60 * 60)),
-    };
-    let key_file_at = tokens_section.at_of("hs256_key_file");
-    tokens_section.finish();
-    let passwords = passwords(root);
+    let issuing = tokens::tokens(reader, root);
+    let passwords = tokens::passwords(root);
     let data_section = root.section("data");
     let data = data_section
         .scalar("dir", values::path)
@@ -212,15 +187,13 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let telemetry = telemetry(root);
 
     let plugins = plugins(reader, root, defaults);
-    if tokens.hs256_key_file.is_some() {
-        one_issuer(reader, key_file_at, &plugins);
-    }
+    tokens::one_issuer(reader, &issuing, &plugins);
     let routes = routes(reader, root, &plugins, cors.as_ref());
     HostSpec {
         listen,
         tls,
-        tokens,
-        sessions,
+        tokens: issuing.tokens,
+        sessions: issuing.sessions,
         identity,
         trusted_proxies: TrustedProxies::new(trusted_proxies),
         passwords,
@@ -249,38 +222,6 @@ fn identity(root: &Section<'_, '_>) -> IdentitySpec {
         audit_days: section
             .scalar("audit_days", values::count(1, 36_500))
             .unwrap_or(defaults.audit_days),
-    };
-    section.finish();
-    spec
-}
-
-/// With the key of somebody else who issues tokens, nobody here does.
-fn one_issuer(reader: &Reader<'_>, at: Option<usize>, plugins: &[PluginSpec]) {
-    for capability in [Capability::Tokens, Capability::Sessions] {
-        for plugin in plugins.iter().filter(|plugin| plugin.grants.has(capability)) {
-            reader.fault(
-                at,
-                "tokens.hs256_key_file",
-                format!(
-                    "means that tokens are issued elsewhere, and \"{}\" has the grant `{}`, which issues them here; remove one of the two",
-                    plugin.name,
-                    capability.example()
-                ),
-            );
-        }
-    }
-}
-
-fn passwords(root: &Section<'_, '_>) -> PasswordSpec {
-    let section = root.section("passwords");
-    let default = PasswordSpec::default();
-    let spec = PasswordSpec {
-        concurrency: section
-            .scalar("concurrency", values::count(1, 256))
-            .unwrap_or(default.concurrency),
-        queue: section
-            .scalar("queue", values::count(0, 10_000))
-            .unwrap_or(default.queue),
     };
     section.finish();
     spec
