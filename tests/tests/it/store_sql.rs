@@ -335,7 +335,7 @@ fn missing_privilege_is_a_sentence() {
     assert_eq!(out.status.code(), Some(1), "{text}");
     assert!(
         text.contains(
-            "can't make the plugins' roles: it may not make roles; run, as a superuser: alter role \"t_"
+            "lacks the privilege CREATEROLE, which berth needs to give each plugin a login of its own"
         ),
         "{text}"
     );
