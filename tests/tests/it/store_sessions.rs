@@ -472,7 +472,8 @@ fn database_that_is_away_is_503_and_comes_back() {
     // Connections that broke meanwhile are replaced without anybody noticing.
     for _ in 0..3 {
         store.run(cut);
-        assert_eq!(ask(&berth, &opened["access-token"]).status, 200);
+        let answer = ask(&berth, &opened["access-token"]);
+        assert_eq!(answer.status, 200, "{} {:#?}", answer.text(), berth.log());
     }
     // A connection of our own that is open already, to undo it with.
     let mut own = store.with(async |pool| pool.acquire().await.unwrap().detach());

@@ -10,6 +10,10 @@ use tokio::time::timeout;
 use crate::identity::Unavailable;
 use crate::postgres::Postgres;
 
+/// How often a statement is tried whose connection breaks. When a server ends all of them, the second may still look whole
+/// and end in the next moment.
+const ATTEMPTS: u32 = 3;
+
 #[derive(Debug)]
 pub(super) struct Store {
     postgres: Arc<Postgres>,
@@ -27,14 +31,14 @@ impl Store {
         &self,
         query: impl Fn() -> Query<'q, Driver, PgArguments>,
     ) -> Result<Vec<PgRow>, Unavailable> {
-        match self.once(query()).await? {
-            Err(error) if self.postgres.saw(&error) => match self.once(query()).await? {
-                // Whoever watches the server says that it is gone.
-                Err(error) if self.postgres.saw(&error) => Err(Unavailable),
-                rows => rows.map_err(|error| self.failed(&error)),
-            },
-            rows => rows.map_err(|error| self.failed(&error)),
+        for _ in 0..ATTEMPTS {
+            match self.once(query()).await? {
+                Err(error) if self.postgres.saw(&error) => {}
+                rows => return rows.map_err(|error| self.failed(&error)),
+            }
         }
+        // Whoever watches the server says so if it is gone.
+        Err(Unavailable)
     }
 
     async fn once(
