@@ -293,13 +293,19 @@ fn grant_that_is_taken_out_is_taken_back() {
     let logins = "select count(*) from pg_roles where rolcanlogin and rolname like
         'berth_' || (select oid from pg_database where datname = current_database()) || '_%'";
     assert_eq!(store.one::<i64>(logins), 1);
-    let _berth = store.start(&Manifest::new().handler("hello"));
-    assert_eq!(store.one::<i64>(logins), 0);
+    // A manifest without `sql`, but with the database.
+    let accounts = Manifest::new().accounts();
+    let berth = store.start(&accounts);
+    assert_eq!(store.one::<i64>(logins), 1, "the policy's own");
+    drop(berth);
+    let _berth = store.start(&accounts);
+    let locked = logins.replace("where rolcanlogin", "where not rolcanlogin");
+    assert_eq!(store.one::<i64>(&locked), 1, "the fixture's, which is gone");
 }
 
 #[test]
 fn schema_of_somebody_else_is_a_sentence() {
-    let store = Store::new();
+    let store = Store::server();
     store.run("create schema taken; create table taken.t (id int)");
     let out = run(fixture("\"taken\"", "").text(), &["serve"], &env(&store));
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -328,7 +334,7 @@ fn env(store: &Store) -> [(&'static str, &'static str); 2] {
 
 #[test]
 fn missing_privilege_is_a_sentence() {
-    let store = Store::new();
+    let store = Store::server();
     store.run("do $$ begin execute format('alter role %I nocreaterole', current_user); end $$");
     let out = run(fixture("\"notes\"", "").text(), &["serve"], &env(&store));
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -448,7 +454,7 @@ fn hosting_26_pool_of_one_plugin_is_its_own() {
         &second(fixture("\"notes\"", "")),
         &[
             ("BERTH_POSTGRES_PLUGIN_CONNECTIONS", "2"),
-            ("BERTH_POSTGRES_ACQUIRE_TIME", "300ms"),
+            ("BERTH_POSTGRES_ACQUIRE_TIME", "2s"),
         ],
     );
     let hold = json!([{"do": "begin"}, {"do": "begin"}, {"do": "query", "sql": "select 1"},

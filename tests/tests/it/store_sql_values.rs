@@ -81,8 +81,8 @@ fn hosting_23_every_value_comes_back() {
 #[test]
 fn hosting_23_columns_arrive_as_what_they_are() {
     let store = Store::new();
-    store.run("create extension if not exists citext");
     let berth = store.start(&fixture("\"notes\"", ""));
+    store.run("create extension if not exists citext with schema public");
     for statement in [
         "create type mood as enum ('sad', 'ok')",
         "create domain age as int check (value >= 0)",
