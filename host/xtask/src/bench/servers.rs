@@ -146,6 +146,10 @@ impl Server {
             )
         })?;
         self.token = Some(token.to_owned());
+        let login = cases::REGISTER_LOGIN;
+        login
+            .exchange(self.address, None)
+            .map_err(|fault| self.failure("login", &login.describe(), &fault))?;
         let fill = cases::FILL;
         fill.ask(self.address, None)
             .map_err(|fault| self.failure("sql", &fill.describe(), &fault))
