@@ -1,6 +1,6 @@
 //! A client of the admin API: one request, one JSON answer.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -75,7 +75,11 @@ impl fmt::Display for ClientError {
                 "the host at {address} doesn't take the token of {}; does it use another data folder?",
                 path.display()
             ),
-            Self::Refused(_, detail) => f.write_str(detail),
+            // Nothing that a terminal obeys.
+            Self::Refused(_, detail) => detail
+                .chars()
+                .filter(|c| !c.is_control())
+                .try_for_each(|c| f.write_char(c)),
         }
     }
 }

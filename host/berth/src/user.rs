@@ -126,10 +126,13 @@ async fn list(
         }
         let mut page = client.call(Method::GET, &path, None).await?;
         after = text(&page, "next");
+        let before = found.len();
         if let Some(Value::Array(more)) = page.get_mut(member).map(Value::take) {
             found.extend(more);
         }
-        if after.is_empty() || found.len() >= limit as usize {
+        // Whatever answers there: a page with nothing on it is the last one.
+        let nothing = found.len() == before;
+        if after.is_empty() || nothing || found.len() >= limit as usize {
             return Ok((found, !after.is_empty()));
         }
     }

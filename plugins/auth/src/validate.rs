@@ -166,13 +166,26 @@ fn canonical_email(pointer: &'static str, typed: &str) -> Result<String, Fault> 
         .with_required_tld()
         .without_domain_literal()
         .without_display_text();
-    let plain = !canonical.chars().any(|c| c.is_whitespace() || c.is_control());
+    let plain = !canonical
+        .chars()
+        .any(|c| c.is_whitespace() || c.is_control() || is_invisible(c));
     match EmailAddress::parse_with_options(&canonical, options) {
         Ok(_) if plain => Ok(canonical),
         _ => Err(fault(
             "The e-mail address isn't valid. It looks like name@example.com.".to_owned(),
         )),
     }
+}
+
+/// Characters that nobody sees, or that turn around what stands after them: an address with one would look like somebody
+/// else's and be another account. They are Unicode's `Default_Ignorable_Code_Point`s, which no identifier may have
+/// (RFC 8264 section 9.13), and the others of its category `Cf` on the first plane.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{115f}'..='\u{1160}'
+        | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A password that is being chosen for the account with this canonical address, which may be unknown (empty).
@@ -279,6 +292,11 @@ mod tests {
             "Ada <ada@example.com>",
             "ada@example.com\nbcc: eve@example.com",
             "ada\0@example.com",
+            "a\u{200b}da@example.com",
+            "ada@exam\u{ad}ple.com",
+            "\u{feff}ada@example.com",
+            "\u{202e}ada@example.com",
+            "ada\u{e0041}@example.com",
         ] {
             let fault = canonical_email("/email", typed).expect_err(typed);
             assert_eq!(

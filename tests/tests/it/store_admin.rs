@@ -150,7 +150,7 @@ fn accounts_are_listed_in_pages_newest_first_and_found_by_a_part_of_the_address(
         "active": false, "mfaEnabled": true, "createdAt": 1500, "updatedAt": 2000, "sessions": 0,
     });
     assert_eq!(eve, expected);
-    for bad in ["limit=0", "limit=1000", "cursor=x", "mail=x"] {
+    for bad in ["limit=0", "limit=1000", "cursor=x", "mail=x", "email=%00"] {
         let answer = ask(&store, &berth, "GET", &format!("/admin/users?{bad}"), "");
         assert_eq!(
             (answer.status, answer.code().as_str()),
@@ -333,6 +333,7 @@ fn paths_and_methods_that_are_not_there_are_404_and_405() {
         ("GET", "/admin/users/", 404),
         ("GET", "/admin/users/ada%40example.com/roles/x", 404),
         ("GET", "/admin/users/%ff", 400),
+        ("GET", "/admin/users/a%00b", 400),
         ("GET", "/admin", 404),
     ] {
         let answer = ask(&store, &berth, method, path, "");

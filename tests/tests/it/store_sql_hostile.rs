@@ -232,6 +232,10 @@ fn too_much_is_cut_off() {
             {"do": "count", "sql": "select $1", "with": [{"bytes-of": 4_200_000}]},
             {"do": "count", "sql": "select $1", "with": [{"bytes-of": 4_000_000}]},
             {"do": "count", "sql": "select array_fill(null::int, array[2000000])"},
+            // Few bytes on the wire, and 131072 digits each.
+            {"do": "count", "sql": "select array_agg(1e131071::numeric) from generate_series(1, 200000)"},
+            {"do": "count", "sql": "select 1e131071::numeric from generate_series(1, 9000)"},
+            {"do": "count", "sql": "select 1e131071::numeric from generate_series(1, 10)"},
         ]),
     );
     let bytes = json!({"error": "too-many-bytes", "what": 4 * 1024 * 1024});
@@ -245,6 +249,9 @@ fn too_much_is_cut_off() {
     assert_eq!(done[6], bytes);
     assert_eq!(done[7], json!({"count": 1}));
     assert_eq!(done[8], bytes);
+    assert_eq!(done[9], bytes);
+    assert_eq!(done[10], bytes);
+    assert_eq!(done[11], json!({"count": 10}));
     becomes(&store, BUSY, 0);
     others_are_unharmed(&berth);
 }
@@ -296,4 +303,48 @@ fn guest_can_not_write_to_the_hosts_log_through_postgres() {
         .filter(|e| e.to_string().contains("shouted"))
         .collect();
     assert!(said.is_empty(), "{said:?}");
+}
+
+/// A plugin's schema may have the name of the host's login, whose statements would look for functions there first.
+#[test]
+fn host_finds_no_function_of_a_plugin() {
+    let store = Store::server();
+    let manifest = fixture(&format!("{:?}", store.login()), "");
+    let berth = store.start(&manifest);
+    for statement in [
+        "create table seen (by text)",
+        // It fits what the host asks when it starts better than the server's own, which takes "char" and not text.
+        "create function acldefault(text, oid) returns aclitem[] language plpgsql as $$ begin
+            insert into seen values (current_user); return pg_catalog.acldefault('d'::\"char\", $2); end $$",
+        "select acldefault('d', 10::oid)::text",
+    ] {
+        rows(&berth, statement);
+    }
+    let seen = "select count(*) from seen";
+    assert_eq!(rows(&berth, seen), json!([[{"int64": 1}]]), "the trap works");
+    drop(berth);
+    let berth = store.start(&manifest);
+    assert_eq!(rows(&berth, seen), json!([[{"int64": 1}]]));
+}
+
+/// What a role says of itself is not for good.
+#[test]
+fn settings_that_a_role_gave_itself_are_gone_at_the_next_start() {
+    let store = Store::new();
+    let manifest = fixture("\"notes\"", "");
+    let berth = store.start(&manifest);
+    for statement in [
+        "create function say(what text) returns void language plpgsql as $$ begin execute what; end $$",
+        "select say('alter role current_user set work_mem = ''3GB''')",
+        "select say(format('alter role current_user in database %I set idle_session_timeout = 1', current_database()))",
+    ] {
+        rows(&berth, statement);
+    }
+    drop(berth);
+    let berth = store.start(&manifest);
+    let settings = "select count(*) from pg_db_role_setting s join pg_roles r on r.oid = s.setrole
+        where r.rolname = current_user";
+    for _ in 0..10 {
+        assert_eq!(rows(&berth, settings), json!([[{"int64": 0}]]));
+    }
 }

@@ -1,5 +1,7 @@
 //! `berth user`: the accounts of a running host from its command line.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
@@ -176,4 +178,52 @@ fn what_is_in_the_way_is_said_in_a_sentence() {
     assert_eq!(faulty.status.code(), Some(64));
     let help = run("", &["user", "--help"], &[]);
     assert!(String::from_utf8_lossy(&help.stdout).contains("berth user deactivate ada@example.com"));
+}
+
+/// Something else may answer where a host is expected.
+#[test]
+fn what_answers_instead_of_a_host_neither_writes_to_the_terminal_nor_holds_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("admin.token");
+    std::fs::write(&token, "x").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let answer = |status: &'static str, body: &'static str| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let head = BufReader::new(stream.try_clone().unwrap()).lines();
+                head.map_while(Result::ok)
+                    .take_while(|line| !line.is_empty())
+                    .for_each(drop);
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let data = folder.path().display().to_string();
+        let environment = [
+            ("BERTH_DATA_DIR", data.as_str()),
+            ("BERTH_ADMIN_LISTEN", admin.as_str()),
+        ];
+        run(Manifest::new().text(), &["user", "list"], &environment)
+    };
+    let refused = answer(
+        "400 Bad Request",
+        r#"{"code":"x","detail":"go \u001b[2J\u009b2J away"}"#,
+    );
+    assert_eq!(
+        String::from_utf8(refused.stderr).unwrap(),
+        "berth: go [2J2J away\n"
+    );
+    // Page after page, with nobody on any of them.
+    let endless = answer("200 OK", r#"{"users":[],"next":"more"}"#);
+    assert!(
+        endless.status.success(),
+        "{}",
+        String::from_utf8_lossy(&endless.stderr)
+    );
 }

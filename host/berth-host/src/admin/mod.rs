@@ -145,10 +145,13 @@ fn find(method: &Method, path: &str) -> Result<Target, Error> {
 }
 
 fn decode(segment: &str) -> Result<String, Error> {
-    percent_decode_str(segment)
+    let text = percent_decode_str(segment)
         .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| Error::InvalidPath("the path has an escape that is not UTF-8"))
+        .map_err(|_| Error::InvalidPath("the path has an escape that is not UTF-8"))?;
+    match text.contains('\0') {
+        true => Err(Error::InvalidPath("the path has a NUL character")),
+        false => Ok(text.into_owned()),
+    }
 }
 
 /// Rendered apart from the requests: it asks the kernel, and may have thousands of lines.
@@ -222,9 +225,8 @@ mod tests {
                 "{method} {path}"
             );
         }
-        assert!(matches!(
-            find("GET", "/admin/users/%ff"),
-            Err(Error::InvalidPath(_))
-        ));
+        for path in ["/admin/users/%ff", "/admin/users/a%00b"] {
+            assert!(matches!(find("GET", path), Err(Error::InvalidPath(_))), "{path}");
+        }
     }
 }

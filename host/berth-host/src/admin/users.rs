@@ -218,6 +218,9 @@ impl Asked {
                 .decode_utf8()
                 .map_err(|_| Error::InvalidParameter(format!("{name} is not UTF-8")))?
                 .into_owned();
+            if value.contains('\0') {
+                return Err(Error::InvalidParameter(format!("{name} has a NUL character")));
+            }
             match name {
                 "cursor" => asked.cursor = Some(value).filter(|text| !text.is_empty()),
                 "limit" => {

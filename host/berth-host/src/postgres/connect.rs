@@ -13,8 +13,15 @@ use crate::secret::Secret;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// The driver would log every statement, some of which have secrets in them.
+///
+/// The host's own statements find nothing but the server's functions and operators, whatever the login's name: without a
+/// search path, that of a login `app` begins with the schema `app`, which may be a plugin's, who could put a function or
+/// an operator there that fits better than the server's. The host's own tables are named with their schema.
 pub(super) fn quiet(options: PgConnectOptions) -> PgConnectOptions {
-    options.application_name("berth").disable_statement_logging()
+    options
+        .application_name("berth")
+        .disable_statement_logging()
+        .options([("search_path", "pg_catalog,pg_temp")])
 }
 
 /// From the address that the settings give.

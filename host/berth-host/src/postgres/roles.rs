@@ -340,6 +340,14 @@ async fn make(
     )
     .await
     .map_err(|error| refused(facts, error, &format!("it may not {verb} the role {name}")))?;
+    // A role may change its own settings for all times, and with the wrong ones nobody could use it.
+    let database = quoted(&facts.database_name);
+    run(
+        connection,
+        &format!("alter role {name} reset all; alter role {name} in database {database} reset all"),
+    )
+    .await
+    .map_err(|error| refused(facts, error, &format!("it may not alter the role {name}")))?;
     if !facts.superuser {
         // So that it may end the role's statements, and make schemas for it.
         let options = match facts.version >= 160_000 {

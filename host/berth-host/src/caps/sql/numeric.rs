@@ -72,6 +72,17 @@ pub(super) fn text(bytes: &[u8]) -> Option<String> {
     Some(text)
 }
 
+/// How long the text of a binary form may be, from its header alone.
+pub(super) fn length(bytes: &[u8]) -> usize {
+    let word = |at: usize| {
+        let pair = bytes.get(at..).and_then(<[u8]>::first_chunk::<2>);
+        pair.map_or(0, |pair| u16::from_be_bytes(*pair))
+    };
+    let before = usize::try_from(i32::from(word(2).cast_signed()) + 1).unwrap_or(0);
+    // A sign, a zero and a point.
+    before * DIGITS + usize::from(word(6)) + 3
+}
+
 /// The binary form of a text; nothing if it is no number that Postgres can have.
 pub(super) fn binary(text: &str) -> Option<Vec<u8>> {
     let (negative, rest) = match text.as_bytes().first()? {
@@ -198,6 +209,8 @@ mod tests {
             let zero = given.bytes().all(|b| !b.is_ascii_digit() || b == b'0');
             let wanted = if zero { given.trim_start_matches('-') } else { &given };
             prop_assert_eq!(again(&given), Some(wanted.to_owned()));
+            let length = length(&binary(&given).unwrap());
+            prop_assert!((wanted.len()..=wanted.len() + 6).contains(&length), "{length}");
         }
     }
 }

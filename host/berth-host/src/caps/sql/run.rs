@@ -18,7 +18,8 @@ use crate::caps::bindings::berth::host::sql::{Column, Error, Other, Rows, Value}
 
 /// Rows of a result.
 pub(super) const MAX_ROWS: u32 = 10_000;
-/// Bytes of a result as they come from the server, and of all parameters as they go there.
+/// Bytes of a result, and of all parameters as they go to the server. A result's values count as they come from there, or
+/// as they are told to the guest where that is more: eight bytes of a `numeric` may be 131072 digits.
 pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Parameters of a statement.
 const MAX_PARAMETERS: usize = 1_000;
@@ -176,12 +177,13 @@ async fn fetch(connection: &mut Connection, ask: &Ask) -> Result<Answer, Failed>
     Ok(Answer { rows, touched })
 }
 
-/// What a row takes on its way here.
+/// What a row takes.
 fn size(row: &PgRow) -> Result<usize, Failed> {
     (0..row.len()).try_fold(ROW, |sum, at| {
         let value = row.try_get_raw(at)?;
+        let oid = row.column(at).type_info().oid().map_or(0, |oid| oid.0);
         // An error is a NULL.
-        Ok(sum + VALUE + value.as_bytes().map_or(0, <[u8]>::len))
+        Ok(sum + VALUE + value.as_bytes().map_or(0, |bytes| values::size(oid, bytes)))
     })
 }
 

@@ -88,6 +88,18 @@ pub(super) fn decode(oid: u32, bytes: &[u8]) -> Option<Value> {
     })
 }
 
+/// How many bytes a value takes here, before it is decoded.
+pub(super) fn size(oid: u32, bytes: &[u8]) -> usize {
+    let numerics = match oid {
+        oid::NUMERIC => numeric::length(bytes),
+        oid::NUMERIC_ARRAY => array(bytes, |element| Some(numeric::length(element))).map_or(0, |lengths| {
+            lengths.into_iter().flatten().fold(0, usize::saturating_add)
+        }),
+        _ => 0,
+    };
+    numerics.max(bytes.len())
+}
+
 fn boolean(bytes: &[u8]) -> Option<bool> {
     match bytes {
         [byte] => Some(*byte != 0),

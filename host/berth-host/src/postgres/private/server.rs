@@ -180,7 +180,9 @@ impl Drop for Server {
 
 /// What berth needs, whatever `postgresql.conf` says. The log has levels and short messages only: a statement, its
 /// parameters or the values in a message's detail may be secrets, and an error's own words go to whoever made it.
-const SETTINGS: [&str; 22] = [
+const SETTINGS: [&str; 23] = [
+    // Of one process, in files that are gone with its statement: a plugin's sort must not fill the disk of all.
+    "temp_file_limit=1GB",
     "listen_addresses=",
     "unix_socket_permissions=0700",
     "fsync=on",
