@@ -205,7 +205,7 @@ fn changed_password_ends_every_other_session_at_once() {
         it.call("PATCH", "/api/v1/me/password", Some(&mine.access), &body)
     };
     let wrong = change("wrong horse battery", "another password");
-    is(&wrong, 403, "invalid-credentials");
+    is(&wrong, 400, "invalid-credentials");
     assert_eq!(wrong.json()["errors"][0]["pointer"], "/currentPassword");
     is(&change(PASSWORD, "short"), 400, "weak-password");
     is(&change(PASSWORD, "PASSWORD"), 400, "weak-password");
@@ -344,7 +344,7 @@ fn password_change_is_limited_for_its_caller() {
         it.call("PATCH", "/api/v1/me/password", Some(&ada.access), &body)
     };
     for _ in 0..3 {
-        is(&guess(), 403, "invalid-credentials");
+        is(&guess(), 400, "invalid-credentials");
     }
     let refused = guess();
     is(&refused, 429, "too-many-requests");

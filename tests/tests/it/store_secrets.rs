@@ -120,7 +120,7 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
             "/api/v1/me/password",
             access_2.clone(),
             json!({ "currentPassword": WRONG_PASSWORD, "newPassword": NEXT_PASSWORD }),
-            403,
+            400,
         ),
         (
             "PATCH",
