@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use berth_tests::accounts::{Accounts, PASSWORD, Session, manifest};
 use berth_tests::berth::PATIENCE;
+use berth_tests::store::Store;
 use berth_tests::wire::Response;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -350,6 +351,31 @@ fn password_change_is_limited_for_its_caller() {
     is(&refused, 429, "too-many-requests");
     assert!(refused.header("retry-after").is_some());
     assert_eq!(it.me(&ada.access).status, 200);
+}
+
+/// With one place and no queue for passwords, of many at once some are told when to come back.
+#[test]
+fn sign_ins_beyond_the_queue_of_passwords_are_503_with_retry_after() {
+    let store = Store::new();
+    let berth = store.start(&manifest().raw("[passwords]\nconcurrency = 1\nqueue = 0"));
+    let it = Accounts { store, berth };
+    let answers: Vec<Response> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..24)
+            .map(|_| scope.spawn(|| it.login("nobody@example.com", PASSWORD)))
+            .collect();
+        asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let (busy, done): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
+    assert!(!busy.is_empty() && !done.is_empty(), "{} of 24", busy.len());
+    for answer in busy {
+        is(answer, 503, "passwords-busy");
+        let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60).contains(&wait), "{wait}");
+    }
+    for answer in done {
+        is(answer, 401, "invalid-credentials");
+    }
+    assert_eq!(it.login("nobody@example.com", PASSWORD).status, 401);
 }
 
 #[test]
