@@ -41,7 +41,7 @@ create index sessions_by_expiry on identity.sessions (expires_at);
 create table identity.audit (
     id bigint generated always as identity primary key,
     at timestamptz not null default now(),
-    -- As in 'login' or 'role-added'.
+    -- As in 'login' or 'roles'.
     action text not null check (octet_length(action) between 1 and 64),
     -- 'ok', or the code of the refusal.
     outcome text not null check (octet_length(outcome) between 1 and 64),

@@ -327,6 +327,30 @@ impl Drop for Berth {
     }
 }
 
+/// A host that must not start: what it says on standard error.
+#[track_caller]
+pub fn refused_start(manifest: &str, environment: &[(&str, &str)]) -> String {
+    let mut all = vec![
+        ("BERTH_HTTP_LISTEN", "127.0.0.1:0"),
+        ("BERTH_ADMIN_LISTEN", "127.0.0.1:0"),
+    ];
+    all.extend(environment);
+    let out = run(manifest, &["serve"], &all);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    said
+}
+
+/// Wait until something is so.
+#[track_caller]
+pub fn until(what: &str, so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !so() {
+        assert!(started.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Run `berth` with arguments in a folder with a manifest, to its end.
 pub fn run(manifest: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let folder = TempDir::new().expect("a temporary folder");

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -38,6 +38,7 @@ pub struct Store {
 struct Server {
     url: String,
     login: String,
+    password: String,
 }
 
 impl Default for Store {
@@ -78,15 +79,17 @@ impl Store {
     pub fn server() -> Self {
         let mut store = Self::private();
         let name = format!("t_{}", Uuid::new_v4().simple());
+        let password = format!("p_{}", Uuid::new_v4().simple());
         store.admin(&[
-            format!("create role {name} login createrole password '{name}'"),
+            format!("create role {name} login createrole password '{password}'"),
             // Who makes a database for somebody else must be able to act for them.
             format!("grant {name} to current_user"),
             format!("create database {name} owner {name} template template0 encoding 'UTF8'"),
         ]);
         store.server = Some(Server {
-            url: server_url(Some((&name, &name)), &name),
+            url: server_url(Some((&name, &password)), &name),
             login: name,
+            password,
         });
         store
     }
@@ -144,6 +147,44 @@ impl Store {
         self.server.as_ref().map_or("berth", |server| &server.login)
     }
 
+    /// The password of that login. In a private cluster only once berth was started.
+    pub fn password(&self) -> String {
+        match &self.server {
+            Some(server) => server.password.clone(),
+            None => {
+                let file = self.data().join("postgres.password");
+                let text = std::fs::read_to_string(&file)
+                    .unwrap_or_else(|e| panic!("{}: {e}; was berth started?", file.display()));
+                text.trim().to_owned()
+            }
+        }
+    }
+
+    /// What the server keeps of the passwords of the plugins' roles in this database.
+    pub fn verifiers(&self) -> Vec<String> {
+        let database: i64 = self.one("select oid::int8 from pg_database where datname = current_database()");
+        let statement = format!(
+            "select rolpassword from pg_authid where rolname like 'berth\\_{database}\\_%' and rolpassword is not null"
+        );
+        let found = async |server: &mut PgConnection| {
+            sqlx::query_scalar(AssertSqlSafe(statement.clone()))
+                .fetch_all(server)
+                .await
+                .unwrap_or_else(|error| panic!("{statement}: {error}"))
+        };
+        self.runtime.block_on(async {
+            // Only a superuser may see them, as the login of the private cluster is.
+            let options: PgConnectOptions = match &self.server {
+                Some(_) => server_address().parse().expect("the address of a server"),
+                None => self.options(),
+            };
+            let mut server = options.connect().await.expect("the server for tests answers");
+            let found = found(&mut server).await;
+            server.close().await.expect("a clean end");
+            found
+        })
+    }
+
     /// The data folder.
     pub fn data(&self) -> PathBuf {
         self.data.path().join("data")
@@ -177,18 +218,13 @@ impl Store {
     fn options(&self) -> PgConnectOptions {
         match &self.server {
             Some(server) => server.url.parse().expect("an address"),
-            None => {
-                let file = self.data().join("postgres.password");
-                let password = std::fs::read_to_string(&file)
-                    .unwrap_or_else(|e| panic!("{}: {e}; was berth started?", file.display()));
-                PgConnectOptions::new_without_pgpass()
-                    .socket(self.data().join("socket"))
-                    .port(5432)
-                    .username("berth")
-                    .password(password.trim())
-                    .database("berth")
-                    .ssl_mode(PgSslMode::Disable)
-            }
+            None => PgConnectOptions::new_without_pgpass()
+                .socket(self.data().join("socket"))
+                .port(5432)
+                .username("berth")
+                .password(&self.password())
+                .database("berth")
+                .ssl_mode(PgSslMode::Disable),
         }
     }
 
@@ -203,6 +239,23 @@ impl Store {
                 .await
                 .unwrap_or_else(|error| panic!("{statement}: {error}"))
         })
+    }
+
+    /// Wait for a number in the database.
+    #[track_caller]
+    pub fn becomes(&self, statement: &str, wanted: i64) {
+        let started = Instant::now();
+        loop {
+            let found = self.one::<i64>(statement);
+            if found == wanted {
+                return;
+            }
+            assert!(
+                started.elapsed() < PATIENCE,
+                "{statement} stays at {found} instead of {wanted}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Run statements with the host's own login.

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hkdf::Hkdf;
 use rustix::fs::{FlockOperation, flock};
@@ -24,6 +25,10 @@ use crate::tokens::ring;
 
 /// Bytes of the master key and of what is derived from it.
 const KEY: usize = 32;
+/// The file of the master key.
+const MASTER: &str = "master.key";
+/// The files of secrets.
+const SECRETS: [&str; 4] = [MASTER, ring::FILE, "admin.token", "postgres.password"];
 /// The largest file of secrets that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
@@ -42,6 +47,16 @@ pub enum DataError {
     #[error("{}: {what}: {error}", path.display())]
     Io {
         /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// The folder itself.
+    #[error("{}: {what}: {error}; set data.dir or BERTH_DATA_DIR to a folder that berth may make and write", path.display())]
+    Folder {
+        /// The folder, or what in it.
         path: PathBuf,
         /// What was tried.
         what: &'static str,
@@ -91,33 +106,18 @@ impl DataFolder {
                 .mode(0o711)
                 .create(path)
                 .and_then(|()| std::fs::set_permissions(path, passable))
-                .map_err(io_error(path, "the data folder can't be made"))?;
+                .map_err(folder_error(path, "the data folder can't be made"))?;
         }
+        is_folder(path)?;
         // Absolute, because Postgres changes its folder.
         let path = path
             .canonicalize()
-            .map_err(io_error(path, "the data folder can't be found"))?;
+            .map_err(folder_error(path, "the data folder can't be found"))?;
         let lock = lock(&path)?;
-        let file = path.join("master.key");
-        if path.join(ring::FILE).exists() && !file.exists() {
-            return Err(DataError::Damaged {
-                path: file,
-                what: format!(
-                    "is gone, and this folder was in use; restore it from a backup, or move {} away as well to begin anew: everybody must sign in again then",
-                    ring::FILE
-                ),
-            });
-        }
+        let file = path.join(MASTER);
+        is_not_orphaned(&path)?;
         let master = read_or_create(&file, || random().map(|key| Secret::new(key.to_vec())))?;
-        if master.expose().len() != KEY {
-            return Err(DataError::Damaged {
-                path: path.join("master.key"),
-                what: format!(
-                    "has {} bytes instead of {KEY}; restore it from a backup: what was derived from it can't be made again",
-                    master.expose().len()
-                ),
-            });
-        }
+        is_master(&file, &master)?;
         Ok(Self {
             path,
             master,
@@ -139,6 +139,68 @@ impl DataFolder {
     }
 }
 
+/// Look at a data folder without making anything: whether what is there can be used. A folder that isn't there yet is
+/// fine, if it can be one.
+///
+/// # Errors
+/// What would stop [`DataFolder::open`], or whatever reads a file of secrets in it.
+pub fn look(path: &Path) -> Result<(), DataError> {
+    if let Some(there) = path.ancestors().find(|path| path.exists()) {
+        is_folder(there)?;
+    }
+    is_not_orphaned(path)?;
+    for name in SECRETS {
+        let file = path.join(name);
+        if !file.exists() {
+            continue;
+        }
+        let secret = read(&file)?;
+        if name == MASTER {
+            is_master(&file, &secret)?;
+        } else if name == ring::FILE {
+            ring::list(path, Duration::ZERO)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_folder(path: &Path) -> Result<(), DataError> {
+    match path.is_dir() {
+        true => Ok(()),
+        false => Err(folder_error(path, "the data folder can't be there")(
+            io::ErrorKind::NotADirectory.into(),
+        )),
+    }
+}
+
+/// Keys of tokens without the master key: it was there, and is lost.
+fn is_not_orphaned(folder: &Path) -> Result<(), DataError> {
+    let file = folder.join(MASTER);
+    if folder.join(ring::FILE).exists() && !file.exists() {
+        return Err(DataError::Damaged {
+            path: file,
+            what: format!(
+                "is gone, and this folder was in use; restore it from a backup, or move {} away as well to begin anew: everybody must sign in again then",
+                ring::FILE
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn is_master(file: &Path, master: &Secret) -> Result<(), DataError> {
+    let length = master.expose().len();
+    if length != KEY {
+        return Err(DataError::Damaged {
+            path: file.to_owned(),
+            what: format!(
+                "has {length} bytes instead of {KEY}; restore it from a backup: what was derived from it can't be made again"
+            ),
+        });
+    }
+    Ok(())
+}
+
 /// 32 random bytes.
 ///
 /// # Errors
@@ -158,7 +220,7 @@ fn lock(folder: &Path) -> Result<File, DataError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(io_error(&path, "can't be opened"))?;
+        .map_err(folder_error(&path, "can't be opened"))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         let _ = file.read_to_string(&mut pid);
@@ -239,6 +301,11 @@ pub fn replace(path: &Path, secret: &Secret) -> Result<(), DataError> {
     write().map_err(io_error(path, "can't be written"))
 }
 
+fn folder_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> DataError {
+    let path = path.to_owned();
+    move |error| DataError::Folder { path, what, error }
+}
+
 fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> DataError {
     let path = path.to_owned();
     move |error| DataError::Io { path, what, error }
@@ -263,6 +330,45 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn look_makes_nothing_and_finds_what_stops_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        look(&path).unwrap();
+        assert!(!path.exists());
+        drop(DataFolder::open(&path).unwrap());
+        look(&path).unwrap();
+        std::fs::write(path.join("master.key"), "short").unwrap();
+        let said = look(&path).unwrap_err().to_string();
+        assert!(said.contains("has 5 bytes instead of 32"), "{said}");
+        std::fs::write(path.join("admin.token"), "x").unwrap();
+        std::fs::set_permissions(path.join("admin.token"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::remove_file(path.join("master.key")).unwrap();
+        let said = look(&path).unwrap_err().to_string();
+        assert!(said.contains("admin.token: others may read this file"), "{said}");
+        std::fs::write(path.join(ring::FILE), "x").unwrap();
+        let said = look(&path).unwrap_err().to_string();
+        assert!(said.contains("master.key: is gone"), "{said}");
+    }
+
+    #[test]
+    fn file_in_the_place_of_the_folder_is_told_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for said in [
+            look(&file).unwrap_err().to_string(),
+            look(&file.join("below")).unwrap_err().to_string(),
+            DataFolder::open(&file).unwrap_err().to_string(),
+            DataFolder::open(&file.join("below")).unwrap_err().to_string(),
+        ] {
+            assert!(
+                said.contains("the data folder can't be ") && said.contains("set data.dir or BERTH_DATA_DIR"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

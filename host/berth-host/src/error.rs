@@ -190,6 +190,8 @@ pub enum Error {
         /// Whether a token was there at all.
         token_given: bool,
     },
+    /// A token that was good and whose time is over: its bearer can refresh it.
+    TokenExpired,
     /// The caller lacks the route's role.
     Forbidden {
         /// The role that would do.

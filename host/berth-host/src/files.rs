@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::data::{self, DataError};
 use crate::listen::tls::{Tls, TlsError};
+use crate::postgres::connect;
 use crate::state::HostSpec;
 use crate::tokens::{KeyError, Verifier};
 
@@ -24,6 +26,12 @@ pub enum FileError {
     /// The key of tokens.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The password of Postgres.
+    #[error(transparent)]
+    Password(DataError),
+    /// The data folder.
+    #[error(transparent)]
+    Data(DataError),
 }
 
 impl FileError {
@@ -32,6 +40,8 @@ impl FileError {
         match self {
             Self::Tls(_) => "http.tls_certificate",
             Self::Key(_) => "tokens.hs256_key_file",
+            Self::Password(_) => "postgres.password_file",
+            Self::Data(_) => "data.dir",
         }
     }
 }
@@ -46,5 +56,19 @@ impl Files {
             tls: spec.tls.clone().map(Tls::new).transpose()?.map(Arc::new),
             tokens: Verifier::load(&spec.tokens)?,
         })
+    }
+
+    /// Look at what only a start opens, and make nothing: the password of Postgres, and the data folder if it is there.
+    ///
+    /// # Errors
+    /// The first that would stop the start.
+    pub fn look(spec: &HostSpec) -> Result<(), FileError> {
+        if let (Some(_), Some(file)) = (&spec.postgres.url, &spec.postgres.password_file) {
+            connect::password(file).map_err(FileError::Password)?;
+        }
+        if spec.needs().data {
+            data::look(&spec.data).map_err(FileError::Data)?;
+        }
+        Ok(())
     }
 }

@@ -27,6 +27,7 @@ use crate::runtime::plugin::{Plugin, Version};
 use crate::runtime::reuse::Reuse;
 use crate::serve::Record;
 use crate::state::{Access, Host, HostLimits, Route};
+use crate::tokens::TokenFault;
 
 /// A request that may go on, with all that its call needs.
 #[derive(Debug)]
@@ -247,14 +248,15 @@ async fn caller(
     };
     // Two of them: nobody can say whose the request is.
     let only = given.next().is_none().then_some(first);
-    let verifier = host.services.tokens.as_ref();
-    let claims = only
-        .and_then(|value| bearer(value.as_bytes()))
-        .and_then(|token| verifier?.verify(token));
-    let Some(mut claims) = claims else {
+    let token = only.and_then(|value| bearer(value.as_bytes()));
+    let (Some(token), Some(verifier)) = (token, &host.services.tokens) else {
         return Err(Error::Unauthenticated { token_given: true });
     };
-    let ours = verifier.is_some_and(|verifier| verifier.ring().is_some());
+    let mut claims = verifier.verify(token).map_err(|fault| match fault {
+        TokenFault::Invalid => Error::Unauthenticated { token_given: true },
+        TokenFault::Expired => Error::TokenExpired,
+    })?;
+    let ours = verifier.ring().is_some();
     if let (true, Some(identity)) = (ours, &host.services.identity) {
         claims.account = Some(account(identity, &claims).await?);
     }

@@ -217,6 +217,14 @@ pub fn answer(error: &Error) -> Answer {
                 )
             }
         },
+        Error::TokenExpired => Answer {
+            challenge: true,
+            ..plain(
+                S::UNAUTHORIZED,
+                "token-expired",
+                "The access token has expired. Refresh it, or sign in again.",
+            )
+        },
         Error::Forbidden { role } => plain(
             S::FORBIDDEN,
             "forbidden",

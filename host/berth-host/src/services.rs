@@ -168,3 +168,89 @@ async fn pools(
     }
     Ok(pools)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+    use super::*;
+    use crate::config;
+
+    /// A secret as text and in every form in which `Debug` could show it.
+    fn forms(secret: &[u8]) -> Vec<String> {
+        let mut forms = vec![
+            STANDARD.encode(secret),
+            URL_SAFE_NO_PAD.encode(secret),
+            secret.iter().map(|byte| format!("{byte:02x}")).collect(),
+            secret.iter().map(u8::to_string).collect::<Vec<_>>().join(", "),
+        ];
+        forms.extend(std::str::from_utf8(secret).map(str::to_owned));
+        forms
+    }
+
+    #[tokio::test]
+    async fn debug_shows_no_secret() {
+        const PASSWORD: &str = "zzHunter2-Wombats";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let url = format!("postgres://ada:{PASSWORD}@db.test/app");
+        let environment = [
+            ("BERTH_POSTGRES_URL".to_owned(), url),
+            ("BERTH_DATA_DIR".to_owned(), path.display().to_string()),
+        ];
+        let spec = config::parse(Path::new("berth.toml"), "", &environment.into_iter().collect()).unwrap();
+
+        let data = Arc::new(DataFolder::open(&path).unwrap());
+        let ring =
+            Arc::new(Ring::open(data.path(), spec.tokens.algorithm, spec.sessions.access_life).unwrap());
+        let issuer = Arc::new(Issuer::new(&spec.tokens, Arc::clone(&ring)));
+        let postgres = Arc::new(Postgres::untried(
+            &spec.postgres,
+            spec.postgres.url.as_ref().unwrap(),
+        ));
+        let identity = Arc::new(Identity::new(
+            Arc::clone(&postgres),
+            &data,
+            spec.sessions,
+            Arc::clone(&issuer),
+        ));
+        let pool = sql::Pool::new("notes", postgres.options().clone(), &[], &postgres, sql::IDLE);
+        let services = Services {
+            admin: Some(AdminToken::open(&data).unwrap()),
+            data: Some(data),
+            postgres: Some(postgres),
+            sql: vec![("notes".to_owned(), Arc::new(pool))],
+            identity: Some(identity),
+            tokens: Some(Verifier::of_ring(&spec.tokens, ring)),
+            issuer: Some(issuer),
+            ..Services::default()
+        };
+
+        let file = |name: &str| std::fs::read(path.join(name)).unwrap();
+        let stored: serde_json::Value = serde_json::from_slice(&file("tokens.json")).unwrap();
+        let key = stored["keys"][0]["secret"].as_str().unwrap();
+        let derived = services.data.as_ref().unwrap().derive("anything");
+        let secrets = [
+            PASSWORD.as_bytes().to_vec(),
+            file("master.key"),
+            file("admin.token").trim_ascii().to_vec(),
+            key.as_bytes().to_vec(),
+            URL_SAFE_NO_PAD.decode(key).unwrap(),
+        ];
+        let mut shown = format!("{spec:?} {spec:#?} {services:?} {services:#?} {derived:?}");
+        for (_, pool) in &services.sql {
+            shown += &format!("{pool:?}");
+        }
+        for part in [
+            "Services", "HostSpec", "Postgres", "Sessions", "Ring", "Issuer", "Pool",
+        ] {
+            assert!(shown.contains(part), "{part} is in {shown}");
+        }
+        for form in secrets.iter().flat_map(|secret| forms(secret)) {
+            assert!(!shown.contains(&form), "{form} is in {shown}");
+        }
+    }
+}

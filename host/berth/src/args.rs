@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use berth_host::runtime::plugin::Policy;
 use clap::builder::PossibleValuesParser;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 
 /// A WebAssembly-plugin host.
 ///
@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Print the routes of a manifest.
     Routes(ReadArgs),
     /// Keys in the data folder: list them, or make new ones. Never prints a secret.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = KEYS_EXAMPLES)]
     Keys(KeysCommand),
     /// Look at and change the accounts of a running host.
     ///
@@ -60,6 +60,14 @@ pub(crate) enum Command {
     #[command(after_help = USER_EXAMPLES)]
     User(UserArgs),
 }
+
+const KEYS_EXAMPLES: &str = "\
+Examples:
+  berth keys list                        the keys of access tokens, the newest first
+  berth keys rotate tokens               sign with a new key; the others verify until their tokens have expired
+  berth keys rotate tokens --drop-old    a key was seen by somebody: every access token so far is invalid
+
+Sessions go on: clients get a new access token for their refresh token.";
 
 const USER_EXAMPLES: &str = "\
 Examples:
@@ -71,8 +79,9 @@ Examples:
   berth user delete ada@example.com --yes       cannot be undone
   berth user audit ada@example.com              who tried what on the account, and from where
 
-An account is named by its e-mail address or its id. A role is 1 to 64 letters, digits and \"._:-\"; a route with
-access = \"role:admin\" is for whoever has the role \"admin\".";
+An account is named by its e-mail address or its id.
+A role is 1 to 64 letters, digits and \"._:-\".
+A route with access = \"role:admin\" is for whoever has the role \"admin\".";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct UserArgs {
@@ -102,12 +111,13 @@ pub(crate) enum UserCommand {
         /// E-mail address or id.
         user: String,
     },
-    /// Give an account roles, or take them away.
+    /// Give an account roles, or take them away: at least one of `--add` and `--remove`.
+    #[command(group = ArgGroup::new("change").args(["add", "remove"]).required(true).multiple(true))]
     Role {
         /// E-mail address or id.
         user: String,
         /// A role to give; may be repeated.
-        #[arg(long, value_name = "ROLE", required_unless_present = "remove")]
+        #[arg(long, value_name = "ROLE")]
         add: Vec<String>,
         /// A role to take away; may be repeated.
         #[arg(long, value_name = "ROLE")]

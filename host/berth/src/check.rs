@@ -49,7 +49,7 @@ fn manifest(file: &Path, json: bool) -> ExitCode {
         Ok(spec) => spec,
         Err(faults) => return refuse(&faults),
     };
-    if let Err(error) = Files::load(&spec) {
+    if let Err(error) = Files::load(&spec).and_then(|_| Files::look(&spec)) {
         return refuse(&[ManifestFault {
             file: file.to_owned(),
             line: None,

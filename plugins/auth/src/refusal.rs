@@ -28,14 +28,14 @@ pub fn email_taken() -> Problem {
     problem(409, "email-already-exists", "email already registered")
 }
 
-/// 403, because the caller's token is good: a client that gets 401 would refresh it and try again.
+/// 400, because the caller's token is good: clients that get 401 or 403 sign their user out, who has only mistyped.
 pub fn wrong_current_password() -> Problem {
     Problem {
         fields: vec![FieldError {
             pointer: "/currentPassword".to_owned(),
             detail: "is not your present password".to_owned(),
         }],
-        ..problem(403, "invalid-credentials", "The current password is wrong.")
+        ..problem(400, "invalid-credentials", "The current password is wrong.")
     }
 }
 

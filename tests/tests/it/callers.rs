@@ -102,7 +102,7 @@ fn no_token_is_401_missing_role_is_403_and_the_right_one_gets_through() {
 }
 
 #[test]
-fn token_that_is_not_valid_is_401_whatever_is_wrong_with_it() {
+fn token_that_is_not_valid_is_401_and_only_of_its_age_is_anything_said() {
     let berth = start();
     let with = |value: &str| {
         request(
@@ -122,11 +122,16 @@ fn token_that_is_not_valid_is_401_whatever_is_wrong_with_it() {
         "Bearer ".to_owned(),
         "Bearer x.y.z".to_owned(),
         format!("Bearer {good}a"),
-        format!("Bearer {}", token_until("u-1", now() - 1)),
+        format!("Bearer {}a", token_until("u-1", now() - 1)),
         format!("Bearer {}", "x".repeat(20_000)),
     ] {
         is(&with(&bad), 401, "invalid-access-token");
     }
+    // Whose time is over was its bearer's, who may refresh it.
+    let expired = with(&format!("Bearer {}", token_until("u-1", now() - 1)));
+    is(&expired, 401, "token-expired");
+    assert_eq!(expired.json()["errorCode"], "TOKEN_EXPIRED");
+    assert_eq!(expired.header("www-authenticate"), Some("Bearer"));
     let bearer = format!("Bearer {good}");
     let twice = [
         ("authorization", bearer.as_str()),

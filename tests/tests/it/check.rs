@@ -330,3 +330,40 @@ fn misspelt_variable_is_a_fault_of_every_command() {
     let strangers = [("BERTH_BIN", "x"), ("BERTH_GUESTS", "x"), ("BERTH_WASMTIME", "x")];
     assert_eq!(text(&run(manifest.text(), &["check"], &strangers)).0, 0);
 }
+
+#[test]
+fn check_finds_what_would_stop_the_start_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = |name: &str| folder.path().join(name);
+    let check = |manifest: &str| text(&run(manifest, &["check"], &[]));
+    let postgres = |more: &str| format!("[data]\ndir = {:?}\n[postgres]\n{more}\n", inside("data"));
+    let (code, _, err) = check(&postgres("url = \"postgres://ada@db.test/app?sslmode=foo\""));
+    assert_eq!(code, 64);
+    assert!(
+        err.contains("berth.toml:4:7: postgres.url: unknown value \"foo\" for sslmode"),
+        "{err}"
+    );
+    let with_password = postgres(&format!(
+        "url = \"postgres://ada@db.test/app\"\npassword_file = {:?}",
+        inside("password")
+    ));
+    let (code, _, err) = check(&with_password);
+    assert_eq!(code, 64);
+    assert!(
+        err.contains("postgres.password_file: ") && err.contains("No such file or directory"),
+        "{err}"
+    );
+    std::fs::write(inside("password"), "x").unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(inside("password"), private).unwrap();
+    let (code, out, err) = check(&with_password);
+    assert_eq!(code, 0, "{out}{err}");
+    assert!(!inside("data").exists(), "nothing was made");
+    std::fs::write(inside("data"), "").unwrap();
+    let (code, _, err) = check(&with_password);
+    assert_eq!(code, 64);
+    assert!(
+        err.contains("data.dir: ") && err.contains("set data.dir or BERTH_DATA_DIR"),
+        "{err}"
+    );
+}

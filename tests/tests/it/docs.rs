@@ -352,12 +352,44 @@ fn table_of_the_policys_codes_has_every_code() {
     }
 }
 
+/// The tests and benchmarks of accounts that the reference has: `auth_service_test`, then `handlers_test`.
+const REFERENCE: [&str; 28] = [
+    "TestCreateUser",
+    "TestCreateUserDuplicate",
+    "TestAuthenticateUser",
+    "TestAuthenticateUserWrongPassword",
+    "TestAuthenticateUserNotFound",
+    "TestGetUser",
+    "TestGetUserNotFound",
+    "TestGenerateToken",
+    "TestVerifyToken",
+    "TestVerifyTokenInvalid",
+    "TestVerifyTokenWrongSecret",
+    "TestEndToEndAuthFlow",
+    "TestGetUserByEmail",
+    "TestGetUserByEmailNotFound",
+    "TestSignupSuccess",
+    "TestSignupDuplicateEmail",
+    "TestSignupInvalidEmail",
+    "TestSignupWeakPassword",
+    "TestLoginSuccess",
+    "TestLoginInvalidEmail",
+    "TestLoginWrongPassword",
+    "TestMeHandlerAuthenticated",
+    "TestMeHandlerNoAuth",
+    "TestMeHandlerInvalidToken",
+    "BenchmarkSignup",
+    "BenchmarkLogin",
+    "BenchmarkGenerateToken",
+    "BenchmarkVerifyToken",
+];
+
 /// The counterpart of `TestCreateUser` is `test_create_user`, and it is there.
 #[test]
 fn every_test_of_the_references_accounts_has_its_counterpart() {
     let rows = table(&read("tests/README.md"), "| test of the reference | shown by |");
-    let benchmarks = rows.iter().filter(|row| row[0].starts_with("Benchmark")).count();
-    assert_eq!((rows.len(), benchmarks), (14 + 10 + 4, 4));
+    let named: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(named, REFERENCE);
     let source = read("tests/tests/it/store_parity.rs");
     for row in &rows {
         let mut snake = String::new();
@@ -405,8 +437,13 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
         "berth check target/wasm32-wasip2/release/greeter.wasm",
         "berth check",
         "berth up",
+        "cp -r ../berth/wit/host wit",
+        "cargo add wit-bindgen@0.63 --no-default-features --features macros,realloc",
+        "cargo build --release --target wasm32-wasip2",
+        "berth up",
     ];
     assert_eq!(steps, expected);
+    let (text, with_postgres) = text.split_at(text.find("## Using Postgres").unwrap());
     let folder = TempDir::new().unwrap();
     let crate_folder = folder.path().join("greeter");
     // The target folder is shared between runs of this test, so that wstd is compiled once; the documents' own path to
@@ -429,17 +466,25 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
         shell(step, folder.path());
     }
     shell(&steps[3], &crate_folder);
-    let part = |language: &str, first: &str| -> String {
-        let found = blocks(&text, language)
+    let part = |text: &str, language: &str, first: &str| -> String {
+        let found = blocks(text, language)
             .into_iter()
             .find(|b| b.lines().next().is_some_and(|l| l.starts_with(first)));
         found.unwrap_or_else(|| panic!("a {language} block that begins with {first}")) + "\n"
     };
+    let write_parts = |text: &str| {
+        let lib = part(text, "rust", "// src/lib.rs");
+        std::fs::write(crate_folder.join("src/lib.rs"), lib).unwrap();
+        std::fs::write(
+            crate_folder.join("berth.toml"),
+            part(text, "toml", "# berth.toml"),
+        )
+        .unwrap();
+    };
     let cargo_toml = crate_folder.join("Cargo.toml");
-    let with_lib = std::fs::read_to_string(&cargo_toml).unwrap() + "\n" + &part("toml", "# Cargo.toml");
+    let with_lib = std::fs::read_to_string(&cargo_toml).unwrap() + "\n" + &part(text, "toml", "# Cargo.toml");
     std::fs::write(&cargo_toml, with_lib).unwrap();
-    std::fs::write(crate_folder.join("src/lib.rs"), part("rust", "// src/lib.rs")).unwrap();
-    std::fs::write(crate_folder.join("berth.toml"), part("toml", "# berth.toml")).unwrap();
+    write_parts(text);
     shell(&steps[4], &crate_folder);
     std::os::unix::fs::symlink(&target, crate_folder.join("target")).unwrap();
 
@@ -458,8 +503,22 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
         );
     }
     assert!(berth.ends_with("berth"));
-    let (_up, address) = start(command().arg("up").current_dir(&crate_folder));
-    assert_eq!(curls_answer(&text, address), 1);
+    let (running, address) = start(command().arg("up").current_dir(&crate_folder));
+    assert_eq!(curls_answer(text, address), 1);
+    drop(running);
+
+    // And on with Postgres.
+    std::os::unix::fs::symlink(root(), folder.path().join("berth")).unwrap();
+    for step in &steps[8..10] {
+        shell(step, &crate_folder);
+    }
+    write_parts(with_postgres);
+    shell(&steps[10], &crate_folder);
+    let store = Store::new();
+    let mut up = command();
+    up.arg("up").current_dir(&crate_folder).envs(store.environment());
+    let (_up, address) = start(&mut up);
+    assert_eq!(curls_answer(with_postgres, address), 2);
 }
 
 #[test]

@@ -6,20 +6,11 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use berth_tests::berth::{Berth, Manifest, PATIENCE, command};
+use berth_tests::berth::{Berth, Manifest, command, refused_start, until};
 use berth_tests::store::Store;
 
 fn needs_sql() -> Manifest {
     Manifest::new().handler_with("hello", "grants = { sql = [\"notes\"] }")
-}
-
-/// Poll until something is so.
-fn until(what: &str, so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !so() {
-        assert!(started.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 fn kill(signal: &str, pid: u32) {
@@ -36,20 +27,9 @@ fn gone(pid: u32) -> bool {
 
 /// A host that must not start: what it says, and its exit code.
 fn refusal(data: &Path, environment: &[(&str, &str)]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("berth.toml");
-    std::fs::write(&config, needs_sql().text()).unwrap();
-    let out = command()
-        .args(["serve", "--config"])
-        .arg(config)
-        .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
-        .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0")
-        .env("BERTH_DATA_DIR", data)
-        .envs(environment.iter().copied())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(1), "{said}");
+    let mut all = vec![("BERTH_DATA_DIR", data.to_str().unwrap())];
+    all.extend(environment);
+    let said = refused_start(needs_sql().text(), &all);
     let sentence = said.lines().find(|line| line.starts_with("berth: "));
     sentence
         .unwrap_or_else(|| panic!("no sentence in {said}"))

@@ -8,20 +8,12 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use berth_tests::berth::{Manifest, PATIENCE, command};
+use berth_tests::berth::{Manifest, PATIENCE, command, until};
 use berth_tests::store::{Store, server_url};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 fn needs_sql() -> Manifest {
     Manifest::new().handler_with("hello", "grants = { sql = [\"notes\"] }")
-}
-
-fn until(what: &str, so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !so() {
-        assert!(started.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
 }
 
 /// `berth serve` to its end.
@@ -69,10 +61,7 @@ fn refusal(store: &Store, url: &str) -> String {
         .password()
         .unwrap_or("none at all")
         .to_owned();
-    // The login of a test has its name as its password.
-    if password != options.get_username() {
-        assert!(!said.contains(&password), "{said}");
-    }
+    assert!(!said.contains(&password), "{said}");
     let sentence = said.lines().find(|line| line.starts_with("berth: "));
     let sentence = sentence
         .unwrap_or_else(|| panic!("no sentence in {said}"))
@@ -96,7 +85,10 @@ fn every_way_of_no_connection_is_its_own_sentence() {
         said.contains(&format!("the password of the login \"{login}\" is wrong")),
         "{said}"
     );
-    let said = refusal(&store, &server_url(Some((login, login)), "no_such_database"));
+    let said = refusal(
+        &store,
+        &server_url(Some((login, &store.password())), "no_such_database"),
+    );
     assert!(
         said.contains("there is no database \"no_such_database\""),
         "{said}"
@@ -238,11 +230,11 @@ fn password_comes_from_the_environment_or_a_file_and_never_from_the_manifest() {
     assert!(!said.contains("hunter2"), "{said}");
 
     let file = store.folder().join("password");
-    std::fs::write(&file, format!("{login}\n")).unwrap();
+    std::fs::write(&file, format!("{}\n", store.password())).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let without = store
         .url()
-        .replacen(&format!("{login}:{login}@"), &format!("{login}@"), 1);
+        .replacen(&format!("{login}:{}@", store.password()), &format!("{login}@"), 1);
     let manifest = Manifest::new().raw(&table(
         &without,
         &format!("password_file = {:?}", file.to_str().unwrap()),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use berth_tests::accounts::{Accounts, PASSWORD, Session, manifest};
 use berth_tests::berth::PATIENCE;
+use berth_tests::store::Store;
 use berth_tests::wire::Response;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -205,7 +206,7 @@ fn changed_password_ends_every_other_session_at_once() {
         it.call("PATCH", "/api/v1/me/password", Some(&mine.access), &body)
     };
     let wrong = change("wrong horse battery", "another password");
-    is(&wrong, 403, "invalid-credentials");
+    is(&wrong, 400, "invalid-credentials");
     assert_eq!(wrong.json()["errors"][0]["pointer"], "/currentPassword");
     is(&change(PASSWORD, "short"), 400, "weak-password");
     is(&change(PASSWORD, "PASSWORD"), 400, "weak-password");
@@ -344,12 +345,37 @@ fn password_change_is_limited_for_its_caller() {
         it.call("PATCH", "/api/v1/me/password", Some(&ada.access), &body)
     };
     for _ in 0..3 {
-        is(&guess(), 403, "invalid-credentials");
+        is(&guess(), 400, "invalid-credentials");
     }
     let refused = guess();
     is(&refused, 429, "too-many-requests");
     assert!(refused.header("retry-after").is_some());
     assert_eq!(it.me(&ada.access).status, 200);
+}
+
+/// With one place and no queue for passwords, of many at once some are told when to come back.
+#[test]
+fn sign_ins_beyond_the_queue_of_passwords_are_503_with_retry_after() {
+    let store = Store::new();
+    let berth = store.start(&manifest().raw("[passwords]\nconcurrency = 1\nqueue = 0"));
+    let it = Accounts { store, berth };
+    let answers: Vec<Response> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..24)
+            .map(|_| scope.spawn(|| it.login("nobody@example.com", PASSWORD)))
+            .collect();
+        asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let (busy, done): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
+    assert!(!busy.is_empty() && !done.is_empty(), "{} of 24", busy.len());
+    for answer in busy {
+        is(answer, 503, "passwords-busy");
+        let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=60).contains(&wait), "{wait}");
+    }
+    for answer in done {
+        is(answer, 401, "invalid-credentials");
+    }
+    assert_eq!(it.login("nobody@example.com", PASSWORD).status, 401);
 }
 
 #[test]

@@ -46,11 +46,17 @@ fn failing_logins_are_one_hash_and_the_same_bytes_each() {
         "known@example.com",
         "inactive@example.com",
         "elsewhere@example.com",
+        "imported@example.com",
     ]
     .into_iter()
     .for_each(register);
     store.run("update identity.users set active = false where email = 'inactive@example.com'");
     store.run("update identity.users set password_hash = null where email = 'elsewhere@example.com'");
+    // Of the system that accounts may come from, with another password.
+    store.run(
+        "update identity.users set password_hash = '$2a$10$XajjQvNhvvRt5GSeFk1xFeyqRrsxkhBkUiQeg0dt.wU1qD4aFDcga'
+         where email = 'imported@example.com'",
+    );
     let long = "x".repeat(1024);
     // Those that a stranger could tell apart by the time; the rest is looked at less often.
     let paths = [
@@ -64,6 +70,8 @@ fn failing_logins_are_one_hash_and_the_same_bytes_each() {
         ("long password", "known@example.com", long.as_str()),
         ("no password set, empty", "elsewhere@example.com", ""),
         ("deactivated", "inactive@example.com", PASSWORD),
+        // Its hash takes its own time, until its owner signs in once and has another.
+        ("bcrypt", "imported@example.com", PASSWORD),
     ];
     let hashes = || berth.metric("berth_password_hashes_total", &[]);
     let expected = bytes(&login(&berth, "nobody@example.com", "whatever it is"));

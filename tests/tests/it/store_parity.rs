@@ -1,11 +1,13 @@
 //! The tests of the reference system's accounts, by their names, over real HTTP and a real Postgres.
 //!
 //! The table in `tests/README.md` has a row for each. Where the reference calls a function that has no route here, the
-//! admin API (looking an account up) or a protected route (verifying a token) stands for it.
+//! fixtures call it through `berth:host`: `sql` looks an account up, `identity` issues and verifies a token.
 
 use std::time::Instant;
 
-use berth_tests::accounts::{Accounts, PASSWORD, Session};
+use berth_tests::accounts::{Accounts, PASSWORD, Session, manifest};
+use berth_tests::sessions::call;
+use berth_tests::store::Store;
 use berth_tests::wire::Response;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -21,6 +23,32 @@ fn is(answer: &Response, status: u16, code: &str) {
         "{}",
         answer.text()
     );
+}
+
+/// Accounts beside the fixtures: `sql` sees the schema `identity`, and `identity` may have tokens signed.
+fn with_guests() -> Accounts {
+    let identity = "grants = { tokens = true, passwords = true, sessions = true }";
+    let manifest = manifest()
+        .handler_with("fixtures/sql", "grants = { sql = [\"identity\"] }")
+        .handler_with("fixtures/identity", identity);
+    let store = Store::new();
+    let berth = store.start(&manifest);
+    Accounts { store, berth }
+}
+
+/// The rows of accounts, `[id, e-mail]`, that a plugin finds with this condition.
+fn find(it: &Accounts, condition: &str, value: &Value) -> Value {
+    let statement = format!("select id, email from identity.users where {condition}");
+    let steps = json!([{ "do": "query", "sql": statement, "with": [value] }]);
+    let answer = it.berth.post("/sql/", &steps.to_string());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()[0]["rows"].take()
+}
+
+/// The session of an access token.
+fn session_of(it: &Accounts, access: &str) -> String {
+    let listed = it.call("GET", "/api/v1/auth/sessions", Some(access), &Value::Null);
+    listed.json()["sessions"][0]["id"].as_str().unwrap().to_owned()
 }
 
 /// `GET /admin/users/{…}`.
@@ -88,8 +116,10 @@ fn test_authenticate_user_not_found() {
 
 #[test]
 fn test_get_user() {
-    let it = Accounts::new();
+    let it = with_guests();
     let ada = it.signed_up(ADA);
+    let found = find(&it, "id = $1", &json!({ "uuid": ada.id }));
+    assert_eq!(found, json!([[{ "uuid": ada.id }, { "text": ADA }]]));
     let found = look_up(&it, &ada.id).json();
     assert_eq!(
         (found["id"].as_str(), found["email"].as_str()),
@@ -99,24 +129,34 @@ fn test_get_user() {
 
 #[test]
 fn test_get_user_not_found() {
-    let it = Accounts::new();
-    is(&look_up(&it, &Uuid::now_v7().to_string()), 404, "user-not-found");
+    let it = with_guests();
+    let nobody = Uuid::now_v7().to_string();
+    assert_eq!(find(&it, "id = $1", &json!({ "uuid": nobody })), json!([]));
+    is(&look_up(&it, &nobody), 404, "user-not-found");
 }
 
 #[test]
 fn test_generate_token() {
-    let token = Accounts::new().signed_up(ADA).access;
+    let it = with_guests();
+    let ada = it.signed_up(ADA);
+    let session = session_of(&it, &ada.access);
+    let arguments = json!({ "subject": ada.id, "session-id": session });
+    let issued = call(&it.berth, "tokens.issue", &arguments);
+    let token = issued["ok"].as_str().unwrap();
     assert_eq!(
         token.split('.').filter(|part| !part.is_empty()).count(),
         3,
         "{token}"
     );
+    assert_eq!(it.me(token).json()["id"], ada.id);
 }
 
 #[test]
 fn test_verify_token() {
-    let it = Accounts::new();
+    let it = with_guests();
     let ada = it.signed_up(ADA);
+    let verified = call(&it.berth, "tokens.verify", &json!({ "token": ada.access }));
+    assert_eq!(verified["ok"]["subject"], ada.id);
     let me = it.me(&ada.access);
     assert_eq!(
         (me.status, me.json()["id"].as_str()),
@@ -177,8 +217,10 @@ fn test_end_to_end_auth_flow() {
 
 #[test]
 fn test_get_user_by_email() {
-    let it = Accounts::new();
+    let it = with_guests();
     let ada = it.signed_up(ADA);
+    let found = find(&it, "email_canonical = $1", &json!({ "text": ADA }));
+    assert_eq!(found, json!([[{ "uuid": ada.id }, { "text": ADA }]]));
     let found = look_up(&it, ADA).json();
     assert_eq!(
         (found["id"].as_str(), found["email"].as_str()),
@@ -186,9 +228,14 @@ fn test_get_user_by_email() {
     );
 }
 
+/// The reference's `user not found` is the code.
 #[test]
 fn test_get_user_by_email_not_found() {
-    let answer = look_up(&Accounts::new(), "nonexistent@example.com");
+    let it = with_guests();
+    let nobody = "nonexistent@example.com";
+    let found = find(&it, "email_canonical = $1", &json!({ "text": nobody }));
+    assert_eq!(found, json!([]));
+    let answer = look_up(&it, nobody);
     is(&answer, 404, "user-not-found");
     assert_eq!(answer.json()["errorCode"], "USER_NOT_FOUND");
 }
@@ -304,23 +351,26 @@ fn benchmark_login() {
     });
 }
 
-/// A refresh issues a token and hashes nothing.
+/// A handler has a token signed; no database is asked.
 #[test]
 fn benchmark_generate_token() {
-    let it = Accounts::new();
-    let mut refresh = it.signed_up(ADA).refresh;
-    measure("refresh, which issues a token", 100, |_| {
-        refresh = Session::of(&it.refresh(&refresh), 200).refresh;
+    let it = with_guests();
+    let arguments = json!({ "subject": "u", "session-id": "s" });
+    measure("a token issued", 200, |_| {
+        assert!(call(&it.berth, "tokens.issue", &arguments)["ok"].is_string());
     });
 }
 
-/// A call of a protected route verifies a token and asks for its session.
+/// A handler has a token verified; its session isn't looked at.
 #[test]
 fn benchmark_verify_token() {
-    let it = Accounts::new();
+    let it = with_guests();
     let ada = it.signed_up(ADA);
-    measure("a call with a token", 200, |_| {
-        let answer = it.call("GET", "/user/status/200", Some(&ada.access), &Value::Null);
-        assert_eq!(answer.status, 200);
+    let arguments = json!({ "token": ada.access });
+    measure("a token verified", 200, |_| {
+        assert_eq!(
+            call(&it.berth, "tokens.verify", &arguments)["ok"]["subject"],
+            ada.id
+        );
     });
 }

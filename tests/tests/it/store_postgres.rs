@@ -1,6 +1,6 @@
 //! Postgres, whichever way berth gets it: what is kept, what `/health` says, what happens when it goes away.
 
-use berth_tests::berth::{Manifest, command};
+use berth_tests::berth::{Manifest, refused_start};
 use berth_tests::store::Store;
 
 /// A host with a database and nothing else.
@@ -65,20 +65,9 @@ fn data_survives_a_host_that_is_killed() {
 
 /// A host that must not start: its sentence.
 fn refusal(store: &Store) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("berth.toml");
-    std::fs::write(&config, needs_sql().text()).unwrap();
-    let out = command()
-        .args(["serve", "--config"])
-        .arg(config)
-        .envs(store.environment())
-        .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
-        .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(1), "{said}");
-    said
+    let environment = store.environment();
+    let environment: Vec<(&str, &str)> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    refused_start(needs_sql().text(), &environment)
 }
 
 /// Change what the database says of its migrations with berth running, and stop it.

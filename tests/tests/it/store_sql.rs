@@ -1,9 +1,9 @@
 //! `berth:host/sql`: what a plugin can do with it, and what is left of a call that came to no end.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use berth_tests::berth::{Berth, Manifest, PATIENCE, run};
+use berth_tests::berth::{Berth, Manifest, run};
 use berth_tests::guest;
 use berth_tests::store::Store;
 use berth_tests::wire::{Connection, head};
@@ -61,15 +61,7 @@ pub(crate) fn rows(berth: &Berth, statement: &str) -> Json {
 /// Wait for something in the database.
 #[track_caller]
 pub(crate) fn becomes(store: &Store, statement: &str, wanted: i64) {
-    let started = Instant::now();
-    loop {
-        let found = store.one::<i64>(statement);
-        if found == wanted {
-            return;
-        }
-        assert!(started.elapsed() < PATIENCE, "{statement} stays at {found}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    store.becomes(statement, wanted);
 }
 
 /// Backends of plugins that are in the middle of something.

@@ -96,20 +96,29 @@ fn functions(resolve: &Resolve, interfaces: &[wit_parser::InterfaceId]) -> BTree
     names
 }
 
-/// Every function of the four interfaces, as the WIT has them, is imported by the fixtures that call what they import.
-#[test]
-fn fixtures_call_every_function_of_the_wit() {
+/// The functions of the four interfaces for plugins with identity and data, as the WIT has them.
+fn offered() -> BTreeSet<String> {
     let mut resolve = Resolve::default();
     resolve.push_dir(root().join("wit/host")).unwrap();
     let all: Vec<_> = resolve.interfaces.iter().map(|(id, _)| id).collect();
-    let is_ours = |name: &String| {
-        ["sql", "tokens", "passwords", "sessions"]
-            .iter()
-            .any(|i| name.split('.').next() == Some(*i))
-    };
-    let offered: BTreeSet<String> = functions(&resolve, &all).into_iter().filter(is_ours).collect();
+    let offered: BTreeSet<String> = functions(&resolve, &all)
+        .into_iter()
+        .filter(|name| is_ours(name))
+        .collect();
     assert!(offered.len() >= 16, "{offered:?}");
-    let mut called = BTreeSet::new();
+    offered
+}
+
+fn is_ours(name: &str) -> bool {
+    ["sql", "tokens", "passwords", "sessions"]
+        .iter()
+        .any(|i| name.split('.').next() == Some(*i))
+}
+
+/// The fixtures import every function, and nothing that isn't in the WIT.
+#[test]
+fn fixtures_import_every_function_of_the_wit() {
+    let mut imported = BTreeSet::new();
     for fixture in ["fixtures/identity", "fixtures/sql"] {
         let bytes = std::fs::read(guest(fixture)).unwrap();
         let DecodedWasm::Component(resolve, world) = wit_component::decode(&bytes).unwrap() else {
@@ -123,9 +132,103 @@ fn fixtures_call_every_function_of_the_wit() {
                 _ => None,
             })
             .collect();
-        called.extend(functions(&resolve, &imports).into_iter().filter(is_ours));
+        imported.extend(
+            functions(&resolve, &imports)
+                .into_iter()
+                .filter(|name| is_ours(name)),
+        );
     }
-    assert_eq!(called, offered);
+    assert_eq!(imported, offered());
+}
+
+/// Every function of the WIT is called through the fixtures, and works.
+#[test]
+fn fixtures_call_every_function_of_the_wit() {
+    let store = Store::new();
+    let berth = store.start(&manifest().handler_with("fixtures/sql", "grants = { sql = [\"called\"] }"));
+    let mut called = BTreeSet::new();
+
+    let user = user(&store).to_string();
+    let mut works = |function: &str, arguments: &Value| {
+        let answer = call(&berth, function, arguments);
+        assert!(answer.get("ok").is_some(), "{function}: {answer}");
+        called.insert(function.to_owned());
+        answer["ok"].clone()
+    };
+    let token = works("tokens.issue", &json!({ "subject": "u", "session-id": "s" }));
+    assert_eq!(works("tokens.verify", &json!({ "token": token }))["subject"], "u");
+    let hash = works("passwords.hash", &json!({ "password": "x" }));
+    let verdict = works("passwords.verify", &json!({ "password": "x", "hash": hash }));
+    assert_eq!(verdict["matches"], true);
+    let opened = works(
+        "sessions.open",
+        &json!({ "user-id": user, "client-ip": "192.0.2.1" }),
+    );
+    let refreshed = works(
+        "sessions.refresh",
+        &json!({ "refresh-token": opened["refresh-token"] }),
+    );
+    assert_eq!(refreshed["session-id"], opened["session-id"]);
+    let list = works("sessions.open-sessions", &json!({ "user-id": user }));
+    assert_eq!(list[0]["id"], opened["session-id"]);
+    works(
+        "sessions.close",
+        &json!({ "user-id": user, "session-id": opened["session-id"] }),
+    );
+    works("sessions.close-all", &json!({ "user-id": user }));
+    let none = call(&berth, "sessions.nothing", &Value::Null);
+    assert_eq!(none, json!({ "error": "no such function" }));
+
+    let steps = [
+        (
+            "sql.execute",
+            json!({ "do": "execute", "sql": "create table t (n int8)" }),
+            json!({ "touched": 0 }),
+        ),
+        (
+            "sql.[static]transaction.begin",
+            json!({ "do": "begin" }),
+            json!({ "begun": 0 }),
+        ),
+        (
+            "sql.[method]transaction.execute",
+            json!({ "do": "execute", "in": 0, "sql": "insert into t values (1)" }),
+            json!({ "touched": 1 }),
+        ),
+        (
+            "sql.[method]transaction.query",
+            json!({ "do": "query", "in": 0, "sql": "select n from t" }),
+            json!({ "columns": [["n", "int8"]], "rows": [[{ "int64": 1 }]] }),
+        ),
+        (
+            "sql.[method]transaction.commit",
+            json!({ "do": "commit", "in": 0 }),
+            json!("committed"),
+        ),
+        (
+            "sql.[static]transaction.begin",
+            json!({ "do": "begin" }),
+            json!({ "begun": 1 }),
+        ),
+        (
+            "sql.[method]transaction.rollback",
+            json!({ "do": "rollback", "in": 1 }),
+            json!("rolled back"),
+        ),
+        (
+            "sql.query",
+            json!({ "do": "query", "sql": "select n from t" }),
+            json!({ "columns": [["n", "int8"]], "rows": [[{ "int64": 1 }]] }),
+        ),
+    ];
+    let asked: Vec<&Value> = steps.iter().map(|(_, step, _)| step).collect();
+    let answer = berth.post("/sql/", &json!(asked).to_string());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    for ((function, _, expected), got) in steps.iter().zip(answer.json().as_array().unwrap()) {
+        assert_eq!(got, expected, "{function}");
+        called.insert((*function).to_owned());
+    }
+    assert_eq!(called, offered());
 }
 
 #[test]

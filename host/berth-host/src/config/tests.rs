@@ -701,6 +701,14 @@ fn password_in_the_manifest_is_a_fault_that_does_not_repeat_it() {
     assert_eq!(with_env(secret, &env).unwrap_err().len(), 1);
     for (text, wanted) in [
         (
+            "[postgres]\nurl = \"postgres://ada@db.test/app?sslmode=foo\"\n",
+            "berth.toml:2:7: postgres.url: unknown value \"foo\" for sslmode; it is like postgres://user@host:5432/database?sslmode=verify-full",
+        ),
+        (
+            "[postgres]\nurl = \"postgres://ada@db.test/app?sslmod=require\"\n",
+            "berth.toml:2:7: postgres.url: there is no parameter \"sslmod\"; it is like postgres://user@host:5432/database?sslmode=verify-full",
+        ),
+        (
             "[postgres]\nurl = \"hunter2\"\n",
             "berth.toml:2:7: postgres.url: is no address of a Postgres server, as in \"postgres://user@host:5432/database?sslmode=verify-full\"",
         ),

@@ -11,6 +11,7 @@ use super::read::{Value, nearest};
 use crate::grants::addresses::Network;
 use crate::grants::hosts::HostEntry;
 use crate::identity::limits::Rate;
+use crate::postgres::{EXAMPLE, connect};
 use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
 use crate::secret::Secret;
@@ -348,9 +349,13 @@ pub(super) fn postgres_url(value: &Value) -> Parsed<Secret> {
     let text = text(value)?;
     let known = ["postgres://", "postgresql://"];
     if !known.iter().any(|scheme| text.starts_with(scheme)) {
-        return Err("is no address of a Postgres server, as in \"postgres://user@host:5432/database?sslmode=verify-full\"".to_owned());
+        return Err(format!("is no address of a Postgres server, as in \"{EXAMPLE}\""));
     }
-    Ok(Secret::new(text))
+    let url = Secret::new(text);
+    match connect::address(&url) {
+        Ok(_) => Ok(url),
+        Err(fault) => Err(format!("{fault}; it is like {EXAMPLE}")),
+    }
 }
 
 /// The name of a schema that a plugin may be granted.

@@ -1,12 +1,13 @@
 //! The first connection: the address, the password from its file, and whether the login may do what berth needs.
 
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::{OLDEST, PostgresError, PostgresSpec, fault};
-use crate::data;
+use crate::data::{self, DataError};
 use crate::secret::Secret;
 
 /// How long the first connection may take.
@@ -26,30 +27,32 @@ pub(super) fn quiet(options: PgConnectOptions) -> PgConnectOptions {
 
 /// From the address that the settings give.
 pub(super) fn options(spec: &PostgresSpec, url: &Secret) -> Result<PgConnectOptions, PostgresError> {
-    let text = url
-        .expose_text()
-        .ok_or_else(|| PostgresError::Url("it is not UTF-8".to_owned()))?;
-    // The driver would log a parameter that it doesn't know, with its value.
-    if let Some(unknown) = unknown_parameter(text) {
-        return Err(PostgresError::Url(format!("there is no parameter \"{unknown}\"")));
-    }
-    let mut options: PgConnectOptions = text
-        .parse()
-        .map_err(|error: sqlx::Error| PostgresError::Url(without(&error, text)))?;
+    let mut options = address(url).map_err(PostgresError::Url)?;
     if let Some(file) = &spec.password_file {
-        let password = data::read(file).map_err(PostgresError::PasswordFile)?;
-        let password = password
-            .expose_text()
-            .map(|text| text.trim_end_matches(['\r', '\n']));
-        let password = password.ok_or_else(|| {
-            PostgresError::PasswordFile(data::DataError::Damaged {
-                path: file.clone(),
-                what: "is not UTF-8".to_owned(),
-            })
-        })?;
-        options = options.password(password);
+        let password = password(file).map_err(PostgresError::PasswordFile)?;
+        options = options.password(password.expose_text().unwrap_or_default());
     }
     Ok(quiet(options))
+}
+
+/// Read an address. What is wrong with it is said without its password.
+pub(crate) fn address(url: &Secret) -> Result<PgConnectOptions, String> {
+    let text = url.expose_text().ok_or_else(|| "it is not UTF-8".to_owned())?;
+    // The driver would log a parameter that it doesn't know, with its value.
+    if let Some(unknown) = unknown_parameter(text) {
+        return Err(format!("there is no parameter \"{unknown}\""));
+    }
+    text.parse().map_err(|error: sqlx::Error| without(&error, text))
+}
+
+/// The password in its file, as text, without the line end.
+pub(crate) fn password(file: &Path) -> Result<Secret, DataError> {
+    let password = data::read(file)?;
+    let text = password.expose_text().ok_or_else(|| DataError::Damaged {
+        path: file.to_owned(),
+        what: "is not UTF-8".to_owned(),
+    })?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
 /// The parameters of an address that mean something; see
@@ -88,7 +91,10 @@ fn without(error: &sqlx::Error, url: &str) -> String {
     let secret = crate::postgres::password_of(url);
     match secret {
         Some(secret) if said.contains(secret) => "it can't be read".to_owned(),
-        _ => said,
+        // The driver has another name for the parameter.
+        _ => said
+            .trim_start_matches("error with configuration: ")
+            .replace("`ssl_mode`", "sslmode"),
     }
 }
 

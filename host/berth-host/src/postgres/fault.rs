@@ -21,7 +21,7 @@ pub(super) fn reason(error: &sqlx::Error, options: &PgConnectOptions) -> String 
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             tls_reason(&error.to_string(), options)
         }
-        sqlx::Error::Io(error) => io_reason(error),
+        sqlx::Error::Io(error) => io_reason(error, options),
         sqlx::Error::Tls(error) => tls_reason(&error.to_string(), options),
         sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
             Some(error) => server_reason(error.code(), error.message(), options),
@@ -34,7 +34,9 @@ pub(super) fn reason(error: &sqlx::Error, options: &PgConnectOptions) -> String 
 
 fn tls_reason(said: &str, options: &PgConnectOptions) -> String {
     if said.contains("server does not support TLS") {
-        return format!("it doesn't speak TLS, which sslmode asks for ({said})");
+        return format!(
+            "it doesn't speak TLS, which sslmode asks for ({said}): turn TLS on in the server, or on the same machine, add sslmode=disable to the address"
+        );
     }
     format!(
         "TLS fails: {said}; the server's certificate must be for {} and signed by sslrootcert, or by an authority that this machine trusts",
@@ -42,9 +44,15 @@ fn tls_reason(said: &str, options: &PgConnectOptions) -> String {
     )
 }
 
-fn io_reason(error: &io::Error) -> String {
+fn io_reason(error: &io::Error, options: &PgConnectOptions) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        // The private server has a socket, and nobody can do anything about it.
+        io::ErrorKind::ConnectionRefused if options.get_socket().is_some() => {
+            "nothing listens there".to_owned()
+        }
+        io::ErrorKind::ConnectionRefused => {
+            "nothing listens there: start the server, or check host and port in the address".to_owned()
+        }
         io::ErrorKind::NotFound => "there is no such socket".to_owned(),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             format!("there is no way to that host ({error})")
@@ -65,7 +73,9 @@ fn server_reason(code: &str, said: &str, options: &PgConnectOptions) -> String {
         "28000" if said.contains("no encryption") || said.contains("SSL off") => format!(
             "it refuses the login \"{login}\" without TLS: add sslmode=verify-full to the address, or allow it in the server's pg_hba.conf ({said})"
         ),
-        "28000" => format!("it refuses the login \"{login}\" ({said})"),
+        "28000" => format!(
+            "it refuses the login \"{login}\" ({said}): check the login's name in the address, or allow it in the server's pg_hba.conf"
+        ),
         "3D000" => format!(
             "there is no database \"{database}\": as a superuser, `CREATE DATABASE \"{database}\" OWNER \"{login}\"`"
         ),
@@ -164,7 +174,10 @@ mod tests {
             );
         }
         for (kind, part) in [
-            (io::ErrorKind::ConnectionRefused, "nothing listens there"),
+            (
+                io::ErrorKind::ConnectionRefused,
+                "start the server, or check host and port",
+            ),
             (io::ErrorKind::NotFound, "no such socket"),
             (io::ErrorKind::NetworkUnreachable, "no way to that host"),
         ] {

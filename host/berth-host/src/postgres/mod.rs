@@ -3,7 +3,7 @@
 //! With `postgres.url`, a server that somebody else runs; without, a private cluster in the data folder
 //! ([`PrivateError`] says what can stand in its way).
 
-mod connect;
+pub(crate) mod connect;
 mod fault;
 pub mod migrate;
 mod private;
@@ -25,6 +25,8 @@ pub use private::PrivateError;
 use private::Supervisor;
 use reach::Reach;
 
+/// How an address is written.
+pub(crate) const EXAMPLE: &str = "postgres://user@host:5432/database?sslmode=verify-full";
 /// The oldest major version of Postgres that berth works with.
 pub const OLDEST: u32 = 14;
 /// A connection that was used within this time is not tested before its next use.
@@ -75,7 +77,7 @@ impl Default for PostgresSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum PostgresError {
     /// The address can't be read. Never says it, as it may have a password in it.
-    #[error("postgres.url: {0}; it is like postgres://user@host:5432/database?sslmode=verify-full")]
+    #[error("postgres.url: {0}; it is like {EXAMPLE}")]
     Url(String),
     /// The password's file.
     #[error("postgres.password_file: {0}")]
@@ -178,6 +180,22 @@ impl Postgres {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// One that is thought to be there and has never been asked.
+    #[cfg(test)]
+    pub(crate) fn untried(spec: &PostgresSpec, url: &Secret) -> Self {
+        let options = connect::options(spec, url).unwrap();
+        let reach = Arc::new(Reach::new());
+        Self {
+            pool: pool_options(spec, &reach, spec.connections).connect_lazy_with(options.clone()),
+            options,
+            spec: spec.clone(),
+            version: "15.18".to_owned(),
+            reach,
+            private: None,
+            _watch: AbortOnDropHandle::new(tokio::spawn(std::future::ready(()))),
         }
     }
 

@@ -52,7 +52,7 @@ pub enum PrivateError {
     Binaries(String),
     /// The cluster was made by another major version than those that are installed.
     #[error(
-        "{} was made by Postgres {cluster}, but this machine has Postgres {found}: `apt-get install postgresql-{cluster}` goes on with it; to move it to Postgres {found}, install that too and follow \"Upgrading the private cluster\" in the README, which runs {command}",
+        "{} was made by Postgres {cluster}, but this machine has Postgres {found}: `apt-get install postgresql-{cluster}` goes on with it; to move it to Postgres {found}, install that too and follow \"Upgrading the private cluster\" in host/berth-host/README.md, which runs {command}",
         folder.display()
     )]
     Major {

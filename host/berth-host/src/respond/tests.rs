@@ -48,6 +48,7 @@ fn every_error_has_its_status_and_code() {
             401,
             "invalid-access-token",
         ),
+        (Error::TokenExpired, 401, "token-expired"),
         (
             Error::Forbidden {
                 role: "admin".to_owned(),

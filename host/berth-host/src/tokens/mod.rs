@@ -2,7 +2,8 @@
 //! OAuth here), verified by the host before any policy sees a claim.
 //!
 //! Strict on purpose: one algorithm per key, one key per `kid`, every claim there and of its type, `typ` as it must be, no
-//! leeway for the one clock that issues and verifies. What is wrong with a token is never told to its bearer.
+//! leeway for the one clock that issues and verifies. That a token has expired is told to its bearer, and nothing
+//! else that is wrong with one.
 //!
 //! Keys come from one of two places. With `tokens.hs256_key_file`, somebody else issues and this host only verifies.
 //! Without, the host has a [`ring::Ring`] of its own and [`issue::Issuer`] signs with the newest of its keys.
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey, TokenData, Validation, decode, decode_header};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -99,6 +100,15 @@ pub enum KeyError {
     },
 }
 
+/// Why a token isn't accepted. Whoever has one that is right but for its age was its bearer, and may know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenFault {
+    /// Whatever it is; nobody is told.
+    Invalid,
+    /// Everything is right, but its time is over.
+    Expired,
+}
+
 /// Knows a valid token.
 pub struct Verifier {
     keys: Keys,
@@ -175,17 +185,45 @@ impl Verifier {
     }
 
     /// The claims of a valid access token.
-    pub fn verify(&self, token: &str) -> Option<Claims> {
+    ///
+    /// # Errors
+    /// See [`TokenFault`].
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenFault> {
         self.verify_at(token, now())
     }
 
     /// The same at another time, in seconds since the Unix epoch.
-    fn verify_at(&self, token: &str, now: u64) -> Option<Claims> {
+    fn verify_at(&self, token: &str, now: u64) -> Result<Claims, TokenFault> {
+        let token = self.signed(token, now).ok_or(TokenFault::Invalid)?;
+        // Nothing that would have to be understood (RFC 7515 section 4.1.11) is.
+        let is_access =
+            token.header.crit.is_none() && token.header.typ.is_some_and(|typ| typ.eq_ignore_ascii_case(TYPE));
+        let claims = token.claims;
+        let is_not_early =
+            claims.iat <= now.saturating_add(CLOCK_SKEW) && claims.nbf.is_none_or(|nbf| nbf <= now);
+        if !(is_access && is_not_early && is_id(&claims.sub) && is_id(&claims.sid)) {
+            return Err(TokenFault::Invalid);
+        }
+        if now >= claims.exp {
+            return Err(TokenFault::Expired);
+        }
+        Ok(Claims {
+            subject: claims.sub,
+            session_id: claims.sid,
+            issued_at: claims.iat.saturating_mul(1_000),
+            expires_at: claims.exp.saturating_mul(1_000),
+            extra: Value::Object(claims.ext).to_string(),
+            account: None,
+        })
+    }
+
+    /// What a token says, if its signature, issuer and audience are right.
+    fn signed(&self, token: &str, now: u64) -> Option<TokenData<AccessClaims>> {
         if token.len() > MAX_TOKEN {
             return None;
         }
-        let token = match &self.keys {
-            Keys::File(key) => decode::<AccessClaims>(token, key, &self.hs256).ok()?,
+        match &self.keys {
+            Keys::File(key) => decode(token, key, &self.hs256).ok(),
             Keys::Ring(ring) => {
                 let kid = decode_header(token).ok()?.kid?;
                 let keys = ring.keys();
@@ -194,25 +232,9 @@ impl Verifier {
                     TokenAlgorithm::EdDsa => &self.eddsa,
                     TokenAlgorithm::Hs256 => &self.hs256,
                 };
-                decode::<AccessClaims>(token, &key.verifying, validation).ok()?
+                decode(token, &key.verifying, validation).ok()
             }
-        };
-        // Nothing that would have to be understood (RFC 7515 section 4.1.11) is.
-        let is_access =
-            token.header.crit.is_none() && token.header.typ.is_some_and(|typ| typ.eq_ignore_ascii_case(TYPE));
-        let claims = token.claims;
-        let in_time = now < claims.exp
-            && claims.iat <= now.saturating_add(CLOCK_SKEW)
-            && claims.nbf.is_none_or(|nbf| nbf <= now);
-        let usable = is_access && in_time && is_id(&claims.sub) && is_id(&claims.sid);
-        usable.then(|| Claims {
-            subject: claims.sub,
-            session_id: claims.sid,
-            issued_at: claims.iat.saturating_mul(1_000),
-            expires_at: claims.exp.saturating_mul(1_000),
-            extra: Value::Object(claims.ext).to_string(),
-            account: None,
-        })
+        }
     }
 }
 

@@ -127,16 +127,16 @@ fn j1_alg_none_is_refused() {
     ] {
         let header = json!({ "alg": alg, "typ": "at+jwt", "kid": own.kid() });
         assert!(
-            own.verifier.verify_at(&unsigned(&header, &good()), T).is_none(),
+            own.verifier.verify_at(&unsigned(&header, &good()), T).is_err(),
             "{alg}"
         );
     }
     let header = json!({ "typ": "at+jwt", "kid": own.kid() });
-    assert!(own.verifier.verify_at(&unsigned(&header, &good()), T).is_none());
+    assert!(own.verifier.verify_at(&unsigned(&header, &good()), T).is_err());
     // A signature cut off.
     let token = own.issue(T);
     let (signed, _) = token.rsplit_once('.').unwrap();
-    assert!(own.verifier.verify_at(&format!("{signed}."), T).is_none());
+    assert!(own.verifier.verify_at(&format!("{signed}."), T).is_err());
 }
 
 /// J2: the public key, which everybody has, is no HS256 key; and a key verifies with its own algorithm alone.
@@ -157,54 +157,54 @@ fn j2_hs256_with_the_public_key_is_refused() {
         let mut header = Header::new(Algorithm::HS256);
         (header.typ, header.kid) = (Some(TYPE.to_owned()), Some(own.kid()));
         let token = encode(&header, &good(), &EncodingKey::from_secret(key)).unwrap();
-        assert!(own.verifier.verify_at(&token, T).is_none());
+        assert!(own.verifier.verify_at(&token, T).is_err());
     }
     let hs256 = self::own(TokenAlgorithm::Hs256);
     let mut header = Header::new(Algorithm::HS384);
     (header.typ, header.kid) = (Some(TYPE.to_owned()), Some(hs256.kid()));
     let token = encode(&header, &good(), &EncodingKey::from_secret(&hs256.secret())).unwrap();
-    assert!(hs256.verifier.verify_at(&token, T).is_none());
+    assert!(hs256.verifier.verify_at(&token, T).is_err());
     header.alg = Algorithm::HS256;
     let token = encode(&header, &good(), &EncodingKey::from_secret(&hs256.secret())).unwrap();
-    assert!(hs256.verifier.verify_at(&token, T).is_some(), "the right one");
+    assert!(hs256.verifier.verify_at(&token, T).is_ok(), "the right one");
 }
 
 /// J3: the key is found by `kid` and by nothing that a token brings along.
 #[test]
 fn j3_a_key_is_found_by_kid_alone() {
     let (own, other) = (own(TokenAlgorithm::EdDsa), own(TokenAlgorithm::EdDsa));
-    assert!(own.verifier.verify_at(&other.issue(T), T).is_none());
+    assert!(own.verifier.verify_at(&other.issue(T), T).is_err());
     let keys = own.ring.keys();
     let mut header = Header::new(Algorithm::EdDSA);
     header.typ = Some(TYPE.to_owned());
     for kid in [None, Some(""), Some("../../etc/passwd"), Some("' or 1=1")] {
         header.kid = kid.map(str::to_owned);
         let token = encode(&header, &good(), &keys.signing().key).unwrap();
-        assert!(own.verifier.verify_at(&token, T).is_none(), "{kid:?}");
+        assert!(own.verifier.verify_at(&token, T).is_err(), "{kid:?}");
     }
     header.kid = Some(own.kid());
     header.crit = Some(vec!["b64".to_owned()]);
     let token = encode(&header, &good(), &keys.signing().key).unwrap();
-    assert!(own.verifier.verify_at(&token, T).is_none(), "crit");
+    assert!(own.verifier.verify_at(&token, T).is_err(), "crit");
     // Its own key in the header, its address, a certificate: not looked at.
     (header.crit, header.kid) = (None, Some(other.kid()));
     header.jwk = serde_json::from_value(published(&other.ring)["keys"][0].clone()).unwrap();
     header.jku = Some("https://attacker.example/jwks.json".to_owned());
     let theirs = other.ring.keys();
     let token = encode(&header, &good(), &theirs.signing().key).unwrap();
-    assert!(own.verifier.verify_at(&token, T).is_none(), "jwk");
+    assert!(own.verifier.verify_at(&token, T).is_err(), "jwk");
 }
 
 /// J4: a claim that is missing, or of another type, is not a claim that was checked.
 #[test]
 fn j4_claims_must_be_there_and_of_their_type() {
     let own = own(TokenAlgorithm::EdDsa);
-    assert!(own.verifier.verify_at(&own.signed(&good()), T).is_some());
+    assert!(own.verifier.verify_at(&own.signed(&good()), T).is_ok());
     for name in ["iss", "aud", "sub", "sid", "iat", "exp"] {
         let mut claims = good();
         claims.as_object_mut().unwrap().remove(name);
         assert!(
-            own.verifier.verify_at(&own.signed(&claims), T).is_none(),
+            own.verifier.verify_at(&own.signed(&claims), T).is_err(),
             "without {name}"
         );
         for value in [
@@ -218,7 +218,7 @@ fn j4_claims_must_be_there_and_of_their_type() {
         ] {
             claims[name] = value.clone();
             assert!(
-                own.verifier.verify_at(&own.signed(&claims), T).is_none(),
+                own.verifier.verify_at(&own.signed(&claims), T).is_err(),
                 "{name} = {value}"
             );
         }
@@ -238,7 +238,7 @@ fn j4_claims_must_be_there_and_of_their_type() {
         let mut claims = good();
         claims[name] = value.clone();
         assert!(
-            own.verifier.verify_at(&own.signed(&claims), T).is_none(),
+            own.verifier.verify_at(&own.signed(&claims), T).is_err(),
             "{name} = {value}"
         );
     }
@@ -252,7 +252,7 @@ fn j4_claims_must_be_there_and_of_their_type() {
     let keys = own.ring.keys();
     let header = decode_header(own.issue(T)).unwrap();
     let token = encode(&header, &raw, &keys.signing().key).unwrap();
-    assert!(own.verifier.verify_at(&token, T).is_none(), "a claim given twice");
+    assert!(own.verifier.verify_at(&token, T).is_err(), "a claim given twice");
 }
 
 /// J5: both sides of every boundary in time.
@@ -260,7 +260,7 @@ fn j4_claims_must_be_there_and_of_their_type() {
 fn j5_expiry_has_no_leeway() {
     let own = own(TokenAlgorithm::EdDsa);
     let token = own.issue(T);
-    let valid_at = |now| own.verifier.verify_at(&token, now).is_some();
+    let valid_at = |now| own.verifier.verify_at(&token, now).is_ok();
     assert!(valid_at(T));
     assert!(valid_at(T + 3599));
     assert!(
@@ -268,14 +268,21 @@ fn j5_expiry_has_no_leeway() {
         "RFC 7519: on or after the time it must not be accepted"
     );
     assert!(!valid_at(T + 3600 + 59));
+    // The bearer of what was a good token is told; of anything else, nobody is.
+    let late = |token: &str| own.verifier.verify_at(token, T + 3600).err();
+    assert_eq!(late(&token), Some(TokenFault::Expired));
+    assert_eq!(late(&format!("{token}x")), Some(TokenFault::Invalid));
+    let mut other = good();
+    other["aud"] = json!("else");
+    assert_eq!(late(&own.signed(&other)), Some(TokenFault::Invalid));
     // Another host's clock may be ahead by five seconds and no more.
     assert!(valid_at(T - 5));
     assert!(!valid_at(T - 6));
     let mut claims = good();
     claims["nbf"] = json!(T);
     let token = own.signed(&claims);
-    assert!(own.verifier.verify_at(&token, T).is_some());
-    assert!(own.verifier.verify_at(&token, T - 1).is_none());
+    assert!(own.verifier.verify_at(&token, T).is_ok());
+    assert!(own.verifier.verify_at(&token, T - 1).is_err());
 }
 
 /// J7 (the other half is with the sessions): what is no access token isn't one because its signature is right.
@@ -296,7 +303,7 @@ fn j7_another_type_of_token_is_refused() {
             ..Header::new(Algorithm::EdDSA)
         };
         let token = encode(&header, &good(), &keys.signing().key).unwrap();
-        assert!(own.verifier.verify_at(&token, T).is_none(), "{typ:?}");
+        assert!(own.verifier.verify_at(&token, T).is_err(), "{typ:?}");
     }
 }
 
@@ -361,7 +368,7 @@ fn rotated_key_verifies_until_its_last_token_has_expired() {
     let after = own.issue(now());
     assert_eq!(decode_header(&after).unwrap().kid, Some(fresh.kid.clone()));
     for token in [&before, &after] {
-        assert!(own.verifier.verify(token).is_some());
+        assert!(own.verifier.verify(token).is_ok());
     }
     let listed = ring::list(own.folder.path(), HOUR).unwrap();
     let kids: Vec<&str> = listed.iter().map(|key| key.kid.as_str()).collect();
@@ -386,8 +393,8 @@ fn keys_can_be_forgotten_at_once() {
     let before = own.issue(now());
     ring::rotate(own.folder.path(), TokenAlgorithm::EdDsa, HOUR, true).unwrap();
     own.ring.refresh(now()).unwrap();
-    assert!(own.verifier.verify(&before).is_none());
-    assert!(own.verifier.verify(&own.issue(now())).is_some());
+    assert!(own.verifier.verify(&before).is_err());
+    assert!(own.verifier.verify(&own.issue(now())).is_ok());
 }
 
 #[test]
@@ -400,7 +407,7 @@ fn another_algorithm_makes_a_new_current_key_and_old_tokens_stay_valid() {
     let issued = Issuer::new(&spec, Arc::clone(&ring)).issue("u-1", "s-1", None, &Extra::default());
     let after = issued.unwrap().token;
     assert_eq!(decode_header(&after).unwrap().alg, Algorithm::HS256);
-    assert!(verifier.verify(&before).is_some() && verifier.verify(&after).is_some());
+    assert!(verifier.verify(&before).is_ok() && verifier.verify(&after).is_ok());
     let published = published(&ring);
     assert_eq!(
         published["keys"].as_array().unwrap().len(),
@@ -479,7 +486,7 @@ fn damaged_change_leaves_the_keys_as_they_were() {
     let own = own(TokenAlgorithm::EdDsa);
     data::replace(&own.folder.path().join(ring::FILE), &Secret::new("{}")).unwrap();
     assert!(own.ring.refresh(now()).is_err());
-    assert!(own.verifier.verify(&own.issue(now())).is_some());
+    assert!(own.verifier.verify(&own.issue(now())).is_ok());
     assert!(
         ring::rotate(own.folder.path(), TokenAlgorithm::EdDsa, HOUR, false).is_err(),
         "not overwritten"

@@ -349,7 +349,7 @@ fn changed_password_asks_for_the_old_one_and_ends_the_other_sessions() {
         let problem = change(wrong, "another password").unwrap_err();
         assert_eq!(
             (problem.status, problem.code.as_str()),
-            (403, "invalid-credentials")
+            (400, "invalid-credentials")
         );
         assert_eq!(problem.fields[0].pointer, "/currentPassword");
     }
