@@ -229,9 +229,10 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
          select timestamptz 'epoch' + t.at * interval '1 millisecond', action, outcome,
             coalesce(user_id, users.id), account, actor, client_ip, request_id, plugin, digest, detail
          from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
-                     $9::text[], $10::text[], $11::text[], $12::text[])
-            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail, canonical)
-         left join identity.users on users.email_canonical = t.canonical",
+                     $9::text[], $10::text[], $11::text[], $12::text[]) with ordinality
+            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail, canonical, n)
+         left join identity.users on users.email_canonical = t.canonical
+         order by t.n",
     )
     .bind(at)
     .bind(column(|e| Some(e.action), 64))
