@@ -32,6 +32,14 @@ fn without_time(answer: &Response) -> (u16, Vec<(String, String)>, Value) {
     (answer.status, headers, body)
 }
 
+/// Why sessions ended, all of which expired when they did.
+fn ended_by(it: &Accounts) -> String {
+    it.store.one(
+        "select string_agg(ended_by, ' ' order by id) from identity.sessions
+         where ended_at is not null and expires_at = ended_at",
+    )
+}
+
 #[test]
 fn account_lives_from_registration_to_logout_and_over_a_restart() {
     let mut it = Accounts::new();
@@ -77,6 +85,7 @@ fn account_lives_from_registration_to_logout_and_over_a_restart() {
     assert_eq!((out.status, out.json()), (200, json!({ "loggedOut": true })));
     // At once, although the tokens have not expired.
     is(&it.me(&next.access), 401, "invalid-access-token");
+    assert_eq!(ended_by(&it), "logout");
     is(&it.refresh(&next.refresh), 401, "invalid-refresh-token");
     assert_eq!(
         it.refresh(&next.refresh).json()["errorCode"],
@@ -217,6 +226,7 @@ fn changed_password_ends_every_other_session_at_once() {
         (200, json!({ "passwordChanged": true }))
     );
     assert_eq!(it.me(&mine.access).status, 200);
+    assert_eq!(ended_by(&it), "password password");
     for other in &others {
         is(&it.me(&other.access), 401, "invalid-access-token");
         is(&it.refresh(&other.refresh), 401, "invalid-refresh-token");
@@ -267,6 +277,7 @@ fn sessions_are_listed_and_ended_by_their_owner_alone() {
     assert_eq!((ended.status, ended.json()), (200, json!({ "revoked": id })));
     is(&it.me(&second.access), 401, "invalid-access-token");
     is(&end(&first, id), 404, "session-not-found");
+    assert_eq!(ended_by(&it), "revoked");
     assert_eq!((list(&first).len(), list(&eve).len()), (1, 1));
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wasmtime::component::{HasData, Linker};
 
-use super::bindings::berth::host::sessions::{self, Error, Info, Tokens};
+use super::bindings::berth::host::sessions::{self, Error, Info, Reason, Tokens};
 use crate::identity::sessions::{EndedBy, Opened, SessionError, Sessions};
 use crate::runtime::instance::Ctx;
 use crate::services::Services;
@@ -69,13 +69,18 @@ impl sessions::Host for SessionsView<'_> {
         told(list.await.map(|list| list.into_iter().map(info).collect()))
     }
 
-    async fn close(&mut self, user_id: String, session_id: String) -> wasmtime::Result<Result<bool, Error>> {
+    async fn close(
+        &mut self,
+        user_id: String,
+        session_id: String,
+        reason: Reason,
+    ) -> wasmtime::Result<Result<bool, Error>> {
         let sessions = self.sessions()?;
         let closed = async {
             let user = id("user-id", &user_id)?;
             // A path's parameter, mostly: what is no id is nobody's session.
             match Uuid::try_parse(&session_id) {
-                Ok(session) => Ok(sessions.close(user, session, EndedBy::Logout).await?),
+                Ok(session) => Ok(sessions.close(user, session, ended_by(reason)).await?),
                 Err(_) => Ok(false),
             }
         };
@@ -86,14 +91,23 @@ impl sessions::Host for SessionsView<'_> {
         &mut self,
         user_id: String,
         keep: Option<String>,
+        reason: Reason,
     ) -> wasmtime::Result<Result<u32, Error>> {
         let sessions = self.sessions()?;
         let closed = async {
             let user = id("user-id", &user_id)?;
             let keep = keep.as_deref().map(|keep| id("keep", keep)).transpose()?;
-            Ok(sessions.close_all(user, keep, EndedBy::Revoked).await?)
+            Ok(sessions.close_all(user, keep, ended_by(reason)).await?)
         };
         told(closed.await)
+    }
+}
+
+const fn ended_by(reason: Reason) -> EndedBy {
+    match reason {
+        Reason::Logout => EndedBy::Logout,
+        Reason::Revoked => EndedBy::Revoked,
+        Reason::Password => EndedBy::Password,
     }
 }
 
