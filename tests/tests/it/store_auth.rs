@@ -327,9 +327,10 @@ fn audit_tells_who_did_what() {
     it.login(ADA, "wrong horse battery");
     it.register(ADA, PASSWORD);
     it.refresh("nonsense");
+    let next = Session::of(&it.refresh(&ada.refresh), 200);
     let body = json!({ "currentPassword": PASSWORD, "newPassword": "another password" });
-    it.call("PATCH", "/api/v1/me/password", Some(&ada.access), &body);
-    it.call("POST", "/api/v1/auth/logout", Some(&ada.access), &Value::Null);
+    it.call("PATCH", "/api/v1/me/password", Some(&next.access), &body);
+    it.call("POST", "/api/v1/auth/logout", Some(&next.access), &Value::Null);
     let record = || -> String {
         it.store.one(
             "select coalesce(string_agg(concat_ws(' ', action, outcome, user_id is not null, coalesce(account, '-')), '; '
@@ -338,12 +339,46 @@ fn audit_tells_who_did_what() {
     };
     let expected = "register ok t ada@example.com; login invalid-credentials t ada@example.com; \
                     register email-already-exists t ada@example.com; refresh invalid-refresh-token f -; \
+                    refresh ok t ada@example.com; \
                     change-password ok t ada@example.com; logout ok t ada@example.com";
     let started = Instant::now();
     while record() != expected {
         assert!(started.elapsed() < PATIENCE, "{}", record());
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn stolen_refresh_token_is_on_the_record_of_its_account() {
+    let it = Accounts::new();
+    let ada = it.signed_up(ADA);
+    Session::of(&it.refresh(&ada.refresh), 200);
+    it.store
+        .run("update identity.sessions set rotated_at = rotated_at - interval '11 seconds'");
+    is(&it.refresh(&ada.refresh), 401, "invalid-refresh-token");
+    let session: String = it
+        .store
+        .one("select id::text from identity.sessions where ended_by = 'reuse'");
+    let started = Instant::now();
+    let row = loop {
+        let page = it.admin("GET", "/admin/audit?user=ADA%40example.com", &Value::Null);
+        let page = page.json();
+        let reused = |row: &&Value| row["outcome"] == "reused";
+        if let Some(row) = page["entries"].as_array().unwrap().iter().find(reused) {
+            break row.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "{page}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let expected = json!({
+        "action": "refresh", "userId": ada.id, "account": ADA, "actor": null, "clientIp": "127.0.0.1",
+        "plugin": "auth", "detail": session,
+    });
+    for (member, value) in expected.as_object().unwrap() {
+        assert_eq!(&row[member], value, "{member}: {row}");
+    }
+    assert!(row["requestId"].as_str().is_some_and(|id| !id.is_empty()), "{row}");
+    assert!(row["digest"].is_string(), "{row}");
 }
 
 #[test]

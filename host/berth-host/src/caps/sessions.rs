@@ -7,21 +7,45 @@ use uuid::Uuid;
 use wasmtime::component::{HasData, Linker};
 
 use super::bindings::berth::host::sessions::{self, Error, Info, Reason, Tokens};
-use crate::identity::sessions::{EndedBy, Opened, SessionError, Sessions};
-use crate::runtime::instance::Ctx;
-use crate::services::Services;
+use crate::identity::audit::Entry;
+use crate::identity::sessions::{EndedBy, Opened, Reuse, SessionError, Sessions};
+use crate::runtime::instance::{Ctx, Origin};
 use crate::tokens::issue::Extra;
 
 /// What the functions of this interface see of a store.
 struct SessionsView<'a> {
-    services: &'a Arc<Services>,
+    origin: &'a Arc<Origin>,
 }
 
 impl SessionsView<'_> {
     fn sessions(&self) -> wasmtime::Result<&Sessions> {
-        let identity = self.services.identity.as_ref();
+        let identity = self.origin.plugin.services.identity.as_ref();
         let sessions = identity.map(|identity| &identity.sessions);
         sessions.ok_or_else(|| wasmtime::Error::msg("`sessions` is granted and there is no identity store"))
+    }
+
+    /// A theft is on the record of its account, whatever the plugin says to its client.
+    fn record(&self, reuse: &Reuse) {
+        let Origin {
+            plugin,
+            version,
+            request_id,
+            client,
+            ..
+        } = &**self.origin;
+        let Some(audit) = &plugin.services.audit else { return };
+        audit.record(Entry {
+            action: "refresh",
+            outcome: "reused".into(),
+            user: Some(reuse.user),
+            account: Some(reuse.email.clone()),
+            actor: None,
+            client_ip: client.map(|client| client.to_string()).unwrap_or_default(),
+            request_id: request_id.to_str().unwrap_or_default().to_owned(),
+            plugin: Some(plugin.name.clone()),
+            digest: Some(version.digest.clone()),
+            detail: Some(reuse.session.to_string()),
+        });
     }
 }
 
@@ -53,7 +77,11 @@ impl sessions::Host for SessionsView<'_> {
             let extra = Extra::parse(&extra)?;
             sessions.refresh(&refresh_token, &extra).await
         };
-        told(opened.await.map(tokens))
+        let opened = opened.await;
+        if let Err(SessionError::Reused(reuse)) = &opened {
+            self.record(reuse);
+        }
+        told(opened.map(tokens))
     }
 
     async fn open_sessions(&mut self, user_id: String) -> wasmtime::Result<Result<Vec<Info>, Error>> {
@@ -131,7 +159,7 @@ fn told<T>(result: Result<T, SessionError>) -> wasmtime::Result<Result<T, Error>
         Err(SessionError::Invalid(what)) => Err(Error::Invalid(what)),
         Err(SessionError::NoUser) => Err(Error::NoUser),
         Err(SessionError::NoSession) => Err(Error::NoSession),
-        Err(SessionError::Reused) => Err(Error::Reused),
+        Err(SessionError::Reused(_)) => Err(Error::Reused),
         Err(SessionError::Unavailable(_)) => Err(Error::Unavailable),
         Err(error @ SessionError::Broken(_)) => return Err(error.into()),
     })
@@ -149,6 +177,6 @@ impl HasData for HasSessions {
 /// It is linked already.
 pub fn add_to_linker(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     sessions::add_to_linker::<_, HasSessions>(linker, |ctx: &mut Ctx| SessionsView {
-        services: &ctx.origin().plugin.services,
+        origin: ctx.origin(),
     })
 }

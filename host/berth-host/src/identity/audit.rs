@@ -305,12 +305,13 @@ impl<'a> Pending<'a> {
         }
     }
 
-    /// It has ended in this way, and was about this user if that is known only now.
-    pub fn ended(mut self, outcome: Cow<'static, str>, user: Option<Uuid>) {
+    /// It has ended in this way. Whom it was about may be known only now; an account that was given stays as it was.
+    pub fn ended(mut self, outcome: Cow<'static, str>, user: Option<Uuid>, account: Option<String>) {
         if let Some(entry) = self.entry.take() {
             self.audit.record(Entry {
                 outcome,
                 user: user.or(entry.user),
+                account: entry.account.or(account),
                 ..entry
             });
         }
@@ -371,10 +372,11 @@ mod tests {
             Pending::new(&audit, entry)
         };
         let user = Uuid::now_v7();
-        begun().ended("ok".into(), Some(user));
+        begun().ended("ok".into(), Some(user), Some("ada@example.com".to_owned()));
         drop(begun());
         let (ended, given_up) = (rows.try_recv().unwrap().1, rows.try_recv().unwrap().1);
         assert_eq!((ended.outcome.as_ref(), ended.user), ("ok", Some(user)));
+        assert_eq!(ended.account.as_deref(), Some("ada@example.com"));
         assert_eq!((given_up.outcome.as_ref(), given_up.user), ("unfinished", None));
         assert!(rows.try_recv().is_err(), "once each");
     }
