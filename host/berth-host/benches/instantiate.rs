@@ -11,6 +11,7 @@
 )]
 
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,7 +87,9 @@ async fn call(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>, info: &
         },
     };
     let id = HeaderValue::from_static("bench");
-    let origin = Arc::new(Origin::new(Arc::clone(plugin), Arc::clone(version), id, false));
+    let client = Ipv4Addr::LOCALHOST.into();
+    let (plugin_of, version_of) = (Arc::clone(plugin), Arc::clone(version));
+    let origin = Arc::new(Origin::new(plugin_of, version_of, id, client, false));
     let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
     let mut instance = Instance::obtain(&host.runtime, origin, &meter, admission);
     let answer = metered(&meter, async {

@@ -256,13 +256,13 @@ async fn caller(
         TokenFault::Invalid => Error::Unauthenticated { token_given: true },
         TokenFault::Expired => Error::TokenExpired,
     })?;
+    // A policy that fails again and again gets a pause, which costs the database nothing.
+    if version.callers.pauses() {
+        return Err(Error::AuthUnavailable);
+    }
     let ours = verifier.ring().is_some();
     if let (true, Some(identity)) = (ours, &host.services.identity) {
         claims.account = Some(account(identity, &claims).await?);
-    }
-    // A policy that fails again and again gets a pause.
-    if version.callers.pauses() {
-        return Err(Error::AuthUnavailable);
     }
     // Given back before the request's own place is asked for, so that the two can't wait for each other.
     let admission = place(host, record, plugin, version).await?;

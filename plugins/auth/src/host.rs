@@ -3,7 +3,7 @@
 use crate::accounts::{self, Account, NewAccount, NotMade};
 use crate::berth::host::log::{self, Level};
 use crate::berth::host::passwords::{self, Verdict};
-use crate::berth::host::sessions::{self, Info, Tokens};
+use crate::berth::host::sessions::{self, Info, Reason, Tokens};
 use crate::exports::berth::policy::auth::{Problem, RequestInfo, User};
 
 /// Accounts, passwords and sessions.
@@ -19,8 +19,8 @@ pub trait Host {
     fn open(&self, user: &str, info: &RequestInfo) -> Result<Tokens, sessions::Error>;
     fn refresh(&self, token: &str) -> Result<Tokens, sessions::Error>;
     fn sessions(&self, user: &str) -> Result<Vec<Info>, sessions::Error>;
-    fn close(&self, user: &str, session: &str) -> Result<bool, sessions::Error>;
-    fn close_all(&self, user: &str, keep: Option<&str>) -> Result<u32, sessions::Error>;
+    fn close(&self, user: &str, session: &str, why: Reason) -> Result<bool, sessions::Error>;
+    fn close_all(&self, user: &str, keep: Option<&str>, why: Reason) -> Result<u32, sessions::Error>;
     /// Bytes that nobody can guess.
     fn random(&self) -> Result<[u8; 10], Problem>;
     /// Something that an operator should look at.
@@ -72,12 +72,12 @@ impl Host for Real {
         sessions::open_sessions(user)
     }
 
-    fn close(&self, user: &str, session: &str) -> Result<bool, sessions::Error> {
-        sessions::close(user, session)
+    fn close(&self, user: &str, session: &str, why: Reason) -> Result<bool, sessions::Error> {
+        sessions::close(user, session, why)
     }
 
-    fn close_all(&self, user: &str, keep: Option<&str>) -> Result<u32, sessions::Error> {
-        sessions::close_all(user, keep)
+    fn close_all(&self, user: &str, keep: Option<&str>, why: Reason) -> Result<u32, sessions::Error> {
+        sessions::close_all(user, keep, why)
     }
 
     fn random(&self) -> Result<[u8; 10], Problem> {

@@ -9,7 +9,7 @@
 
 use crate::accounts::{Account, NewAccount, NotMade};
 use crate::berth::host::passwords;
-use crate::berth::host::sessions::Tokens;
+use crate::berth::host::sessions::{Reason, Tokens};
 use crate::exports::berth::policy::auth::{
     Claims, Credentials, PasswordChange, Principal, Problem, Registration, RequestInfo, Session, SessionInfo,
     User,
@@ -114,7 +114,7 @@ fn still_right(
     if right {
         return Ok(());
     }
-    host.close(user, &tokens.session_id)?;
+    host.close(user, &tokens.session_id, Reason::Password)?;
     Err(invalid_credentials())
 }
 
@@ -132,7 +132,7 @@ pub fn refresh(host: &impl Host, token: &str) -> Result<Session, Problem> {
 
 pub fn logout(host: &impl Host, caller: &Principal) -> Result<(), Problem> {
     // One that has ended meanwhile has ended.
-    host.close(&caller.user_id, &caller.session_id)?;
+    host.close(&caller.user_id, &caller.session_id, Reason::Logout)?;
     Ok(())
 }
 
@@ -173,7 +173,7 @@ pub fn change_password(host: &impl Host, caller: &Principal, given: &PasswordCha
         // Somebody else was faster, so what was given as the present password isn't it any more.
         return Err(wrong_current_password());
     }
-    match host.close_all(&caller.user_id, Some(&caller.session_id)) {
+    match host.close_all(&caller.user_id, Some(&caller.session_id), Reason::Password) {
         Ok(_) => Ok(()),
         Err(error) => Err(changed_but_others_signed_in(error.into())),
     }
@@ -201,7 +201,7 @@ pub fn sessions(host: &impl Host, caller: &Principal) -> Result<Vec<SessionInfo>
 }
 
 pub fn revoke(host: &impl Host, caller: &Principal, session: &str) -> Result<(), Problem> {
-    if is_uuid(session) && host.close(&caller.user_id, session)? {
+    if is_uuid(session) && host.close(&caller.user_id, session, Reason::Revoked)? {
         return Ok(());
     }
     Err(session_not_found())

@@ -33,6 +33,14 @@ fn without_time(answer: &Response) -> (u16, Vec<(String, String)>, Value) {
     (answer.status, headers, body)
 }
 
+/// Why sessions ended, all of which expired when they did.
+fn ended_by(it: &Accounts) -> String {
+    it.store.one(
+        "select string_agg(ended_by, ' ' order by id) from identity.sessions
+         where ended_at is not null and expires_at = ended_at",
+    )
+}
+
 #[test]
 fn account_lives_from_registration_to_logout_and_over_a_restart() {
     let mut it = Accounts::new();
@@ -78,6 +86,7 @@ fn account_lives_from_registration_to_logout_and_over_a_restart() {
     assert_eq!((out.status, out.json()), (200, json!({ "loggedOut": true })));
     // At once, although the tokens have not expired.
     is(&it.me(&next.access), 401, "invalid-access-token");
+    assert_eq!(ended_by(&it), "logout");
     is(&it.refresh(&next.refresh), 401, "invalid-refresh-token");
     assert_eq!(
         it.refresh(&next.refresh).json()["errorCode"],
@@ -218,6 +227,7 @@ fn changed_password_ends_every_other_session_at_once() {
         (200, json!({ "passwordChanged": true }))
     );
     assert_eq!(it.me(&mine.access).status, 200);
+    assert_eq!(ended_by(&it), "password password");
     for other in &others {
         is(&it.me(&other.access), 401, "invalid-access-token");
         is(&it.refresh(&other.refresh), 401, "invalid-refresh-token");
@@ -268,6 +278,7 @@ fn sessions_are_listed_and_ended_by_their_owner_alone() {
     assert_eq!((ended.status, ended.json()), (200, json!({ "revoked": id })));
     is(&it.me(&second.access), 401, "invalid-access-token");
     is(&end(&first, id), 404, "session-not-found");
+    assert_eq!(ended_by(&it), "revoked");
     assert_eq!((list(&first).len(), list(&eve).len()), (1, 1));
 }
 
@@ -317,9 +328,10 @@ fn audit_tells_who_did_what() {
     it.login(ADA, "wrong horse battery");
     it.register(ADA, PASSWORD);
     it.refresh("nonsense");
+    let next = Session::of(&it.refresh(&ada.refresh), 200);
     let body = json!({ "currentPassword": PASSWORD, "newPassword": "another password" });
-    it.call("PATCH", "/api/v1/me/password", Some(&ada.access), &body);
-    it.call("POST", "/api/v1/auth/logout", Some(&ada.access), &Value::Null);
+    it.call("PATCH", "/api/v1/me/password", Some(&next.access), &body);
+    it.call("POST", "/api/v1/auth/logout", Some(&next.access), &Value::Null);
     let record = || -> String {
         it.store.one(
             "select coalesce(string_agg(concat_ws(' ', action, outcome, user_id is not null, coalesce(account, '-')), '; '
@@ -328,12 +340,49 @@ fn audit_tells_who_did_what() {
     };
     let expected = "register ok t ada@example.com; login invalid-credentials t ada@example.com; \
                     register email-already-exists t ada@example.com; refresh invalid-refresh-token f -; \
+                    refresh ok t ada@example.com; \
                     change-password ok t ada@example.com; logout ok t ada@example.com";
     let started = Instant::now();
     while record() != expected {
         assert!(started.elapsed() < PATIENCE, "{}", record());
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn stolen_refresh_token_is_on_the_record_of_its_account() {
+    let it = Accounts::new();
+    let ada = it.signed_up(ADA);
+    Session::of(&it.refresh(&ada.refresh), 200);
+    it.store
+        .run("update identity.sessions set rotated_at = rotated_at - interval '11 seconds'");
+    is(&it.refresh(&ada.refresh), 401, "invalid-refresh-token");
+    let session: String = it
+        .store
+        .one("select id::text from identity.sessions where ended_by = 'reuse'");
+    let started = Instant::now();
+    let row = loop {
+        let page = it.admin("GET", "/admin/audit?user=ADA%40example.com", &Value::Null);
+        let page = page.json();
+        let reused = |row: &&Value| row["outcome"] == "reused";
+        if let Some(row) = page["entries"].as_array().unwrap().iter().find(reused) {
+            break row.clone();
+        }
+        assert!(started.elapsed() < PATIENCE, "{page}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let expected = json!({
+        "action": "refresh", "userId": ada.id, "account": ADA, "actor": null, "clientIp": "127.0.0.1",
+        "plugin": "auth", "detail": session,
+    });
+    for (member, value) in expected.as_object().unwrap() {
+        assert_eq!(&row[member], value, "{member}: {row}");
+    }
+    assert!(
+        row["requestId"].as_str().is_some_and(|id| !id.is_empty()),
+        "{row}"
+    );
+    assert!(row["digest"].is_string(), "{row}");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn session_is_opened_refreshed_listed_and_closed() {
     // Somebody else's session, or none, can't be closed.
     let bob = user(&store);
     let close = |user: Uuid, session: &Value| {
-        let arguments = json!({ "user-id": user.to_string(), "session-id": session });
+        let arguments = json!({ "user-id": user.to_string(), "session-id": session, "reason": "logout" });
         call(&berth, "sessions.close", &arguments)["ok"].clone()
     };
     assert_eq!(close(bob, &opened["session-id"]), json!(false));
@@ -258,7 +258,8 @@ fn j9_access_token_is_dead_at_once_when_its_session_or_account_is() {
     };
 
     let (ada, opened) = signed_in();
-    let arguments = json!({ "user-id": ada.to_string(), "session-id": opened["session-id"] });
+    let arguments =
+        json!({ "user-id": ada.to_string(), "session-id": opened["session-id"], "reason": "revoked" });
     assert_eq!(call(&berth, "sessions.close", &arguments), json!({ "ok": true }));
     is_nobody(&ask(&berth, &opened["access-token"]));
 
@@ -292,15 +293,19 @@ fn j9_access_token_is_dead_at_once_when_its_session_or_account_is() {
     // A changed password: every session but the one that changed it.
     let (ada, kept) = signed_in();
     let others = [open(&berth, ada), open(&berth, ada)];
-    let arguments = json!({ "user-id": ada.to_string(), "keep": kept["session-id"] });
+    let arguments = json!({ "user-id": ada.to_string(), "keep": kept["session-id"], "reason": "password" });
     assert_eq!(call(&berth, "sessions.close-all", &arguments), json!({ "ok": 2 }));
     for other in &others {
         is_nobody(&ask(&berth, &other["access-token"]));
     }
     assert_eq!(ask(&berth, &kept["access-token"]).status, 200);
-    let arguments = json!({ "user-id": ada.to_string() });
+    let arguments = json!({ "user-id": ada.to_string(), "reason": "revoked" });
     assert_eq!(call(&berth, "sessions.close-all", &arguments), json!({ "ok": 1 }));
     is_nobody(&ask(&berth, &kept["access-token"]));
+    let by: String = store.one(&format!(
+        "select string_agg(ended_by, ' ' order by ended_by) from identity.sessions where user_id = '{ada}'"
+    ));
+    assert_eq!(by, "password password revoked");
 
     let (_, opened) = signed_in();
     store.run("update identity.sessions set expires_at = now()");

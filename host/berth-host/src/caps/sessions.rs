@@ -6,22 +6,48 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wasmtime::component::{HasData, Linker};
 
-use super::bindings::berth::host::sessions::{self, Error, Info, Tokens};
-use crate::identity::sessions::{EndedBy, Opened, SessionError, Sessions};
-use crate::runtime::instance::Ctx;
-use crate::services::Services;
+use super::bindings::berth::host::sessions::{self, Error, Info, Reason, Tokens};
+use crate::identity::audit::Entry;
+use crate::identity::sessions::{EndedBy, Opened, Reuse, SessionError, Sessions};
+use crate::runtime::instance::{Ctx, Origin};
 use crate::tokens::issue::Extra;
 
 /// What the functions of this interface see of a store.
 struct SessionsView<'a> {
-    services: &'a Arc<Services>,
+    origin: &'a Arc<Origin>,
 }
 
 impl SessionsView<'_> {
     fn sessions(&self) -> wasmtime::Result<&Sessions> {
-        let identity = self.services.identity.as_ref();
+        let identity = self.origin.plugin.services.identity.as_ref();
         let sessions = identity.map(|identity| &identity.sessions);
         sessions.ok_or_else(|| wasmtime::Error::msg("`sessions` is granted and there is no identity store"))
+    }
+
+    /// A theft is on the record of its account, whatever the plugin says to its client.
+    fn record(&self, reuse: &Reuse) {
+        let Origin {
+            plugin,
+            version,
+            request_id,
+            client,
+            ..
+        } = &**self.origin;
+        let Some(audit) = &plugin.services.audit else {
+            return;
+        };
+        audit.record(Entry {
+            action: "refresh",
+            outcome: "reused".into(),
+            user: Some(reuse.user),
+            account: Some(reuse.email.clone()),
+            actor: None,
+            client_ip: client.map(|client| client.to_string()).unwrap_or_default(),
+            request_id: request_id.to_str().unwrap_or_default().to_owned(),
+            plugin: Some(plugin.name.clone()),
+            digest: Some(version.digest.clone()),
+            detail: Some(reuse.session.to_string()),
+        });
     }
 }
 
@@ -53,7 +79,11 @@ impl sessions::Host for SessionsView<'_> {
             let extra = Extra::parse(&extra)?;
             sessions.refresh(&refresh_token, &extra).await
         };
-        told(opened.await.map(tokens))
+        let opened = opened.await;
+        if let Err(SessionError::Reused(reuse)) = &opened {
+            self.record(reuse);
+        }
+        told(opened.map(tokens))
     }
 
     async fn open_sessions(&mut self, user_id: String) -> wasmtime::Result<Result<Vec<Info>, Error>> {
@@ -69,13 +99,18 @@ impl sessions::Host for SessionsView<'_> {
         told(list.await.map(|list| list.into_iter().map(info).collect()))
     }
 
-    async fn close(&mut self, user_id: String, session_id: String) -> wasmtime::Result<Result<bool, Error>> {
+    async fn close(
+        &mut self,
+        user_id: String,
+        session_id: String,
+        reason: Reason,
+    ) -> wasmtime::Result<Result<bool, Error>> {
         let sessions = self.sessions()?;
         let closed = async {
             let user = id("user-id", &user_id)?;
             // A path's parameter, mostly: what is no id is nobody's session.
             match Uuid::try_parse(&session_id) {
-                Ok(session) => Ok(sessions.close(user, session, EndedBy::Logout).await?),
+                Ok(session) => Ok(sessions.close(user, session, ended_by(reason)).await?),
                 Err(_) => Ok(false),
             }
         };
@@ -86,14 +121,23 @@ impl sessions::Host for SessionsView<'_> {
         &mut self,
         user_id: String,
         keep: Option<String>,
+        reason: Reason,
     ) -> wasmtime::Result<Result<u32, Error>> {
         let sessions = self.sessions()?;
         let closed = async {
             let user = id("user-id", &user_id)?;
             let keep = keep.as_deref().map(|keep| id("keep", keep)).transpose()?;
-            Ok(sessions.close_all(user, keep, EndedBy::Revoked).await?)
+            Ok(sessions.close_all(user, keep, ended_by(reason)).await?)
         };
         told(closed.await)
+    }
+}
+
+const fn ended_by(reason: Reason) -> EndedBy {
+    match reason {
+        Reason::Logout => EndedBy::Logout,
+        Reason::Revoked => EndedBy::Revoked,
+        Reason::Password => EndedBy::Password,
     }
 }
 
@@ -117,7 +161,7 @@ fn told<T>(result: Result<T, SessionError>) -> wasmtime::Result<Result<T, Error>
         Err(SessionError::Invalid(what)) => Err(Error::Invalid(what)),
         Err(SessionError::NoUser) => Err(Error::NoUser),
         Err(SessionError::NoSession) => Err(Error::NoSession),
-        Err(SessionError::Reused) => Err(Error::Reused),
+        Err(SessionError::Reused(_)) => Err(Error::Reused),
         Err(SessionError::Unavailable(_)) => Err(Error::Unavailable),
         Err(error @ SessionError::Broken(_)) => return Err(error.into()),
     })
@@ -134,7 +178,5 @@ impl HasData for HasSessions {
 /// # Errors
 /// It is linked already.
 pub fn add_to_linker(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    sessions::add_to_linker::<_, HasSessions>(linker, |ctx: &mut Ctx| SessionsView {
-        services: &ctx.origin().plugin.services,
-    })
+    sessions::add_to_linker::<_, HasSessions>(linker, |ctx: &mut Ctx| SessionsView { origin: ctx.origin() })
 }

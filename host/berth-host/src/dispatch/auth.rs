@@ -196,6 +196,7 @@ pub async fn call(
         plugin,
         version,
         record.id().clone(),
+        record.client(),
         record.is_secure(),
     ));
     let pending = begin(host, record, &origin, op, &input, caller.as_ref());
@@ -209,11 +210,12 @@ pub async fn call(
     };
     if let Some(pending) = pending {
         match &answered {
-            Ok(output) => pending.ended(
-                "ok".into(),
-                output.user_id().and_then(|id| Uuid::try_parse(id).ok()),
-            ),
-            Err(error) => pending.ended(respond::answer(error).code, None),
+            Ok(output) => {
+                let user = output.user();
+                let id = user.and_then(|user| Uuid::try_parse(&user.id).ok());
+                pending.ended("ok".into(), id, user.map(|user| user.email.clone()));
+            }
+            Err(error) => pending.ended(respond::answer(error).code, None, None),
         }
     }
     encode(op, &answered?)
@@ -275,6 +277,7 @@ pub async fn authenticate(
         Arc::clone(plugin),
         Arc::clone(version),
         record.id().clone(),
+        record.client(),
         record.is_secure(),
     ));
     let bill = Bill::open(record, version, &meter);

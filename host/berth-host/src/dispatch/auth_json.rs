@@ -235,10 +235,10 @@ enum DoneJson<'a> {
 
 impl Output {
     /// Whose account it is about, where it says so.
-    pub fn user_id(&self) -> Option<&str> {
+    pub fn user(&self) -> Option<&User> {
         match self {
-            Self::Session(session) => Some(&session.user.id),
-            Self::User(user) => Some(&user.id),
+            Self::Session(session) => Some(&session.user),
+            Self::User(user) => Some(user),
             Self::Sessions(_) | Self::LoggedOut | Self::PasswordChanged | Self::Revoked(_) => None,
         }
     }

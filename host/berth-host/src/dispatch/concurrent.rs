@@ -85,6 +85,7 @@ pub async fn call(
         Arc::clone(&plugin),
         Arc::clone(&version),
         record.id().clone(),
+        record.client(),
         record.is_secure(),
     ));
     let span = record.guest_span();

@@ -65,6 +65,7 @@ pub async fn call(
         plugin,
         Arc::clone(&version),
         record.id().clone(),
+        record.client(),
         record.is_secure(),
     ));
     let meter = Arc::new(Meter::new(limits.cpu, Arc::clone(&host.runtime.turns)));

@@ -229,9 +229,10 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
          select timestamptz 'epoch' + t.at * interval '1 millisecond', action, outcome,
             coalesce(user_id, users.id), account, actor, client_ip, request_id, plugin, digest, detail
          from unnest($1::bigint[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[],
-                     $9::text[], $10::text[], $11::text[], $12::text[])
-            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail, canonical)
-         left join identity.users on users.email_canonical = t.canonical",
+                     $9::text[], $10::text[], $11::text[], $12::text[]) with ordinality
+            as t (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail, canonical, n)
+         left join identity.users on users.email_canonical = t.canonical
+         order by t.n",
     )
     .bind(at)
     .bind(column(|e| Some(e.action), 64))
@@ -304,12 +305,13 @@ impl<'a> Pending<'a> {
         }
     }
 
-    /// It has ended in this way, and was about this user if that is known only now.
-    pub fn ended(mut self, outcome: Cow<'static, str>, user: Option<Uuid>) {
+    /// It has ended in this way. Whom it was about may be known only now; an account that was given stays as it was.
+    pub fn ended(mut self, outcome: Cow<'static, str>, user: Option<Uuid>, account: Option<String>) {
         if let Some(entry) = self.entry.take() {
             self.audit.record(Entry {
                 outcome,
                 user: user.or(entry.user),
+                account: entry.account.or(account),
                 ..entry
             });
         }
@@ -370,10 +372,11 @@ mod tests {
             Pending::new(&audit, entry)
         };
         let user = Uuid::now_v7();
-        begun().ended("ok".into(), Some(user));
+        begun().ended("ok".into(), Some(user), Some("ada@example.com".to_owned()));
         drop(begun());
         let (ended, given_up) = (rows.try_recv().unwrap().1, rows.try_recv().unwrap().1);
         assert_eq!((ended.outcome.as_ref(), ended.user), ("ok", Some(user)));
+        assert_eq!(ended.account.as_deref(), Some("ada@example.com"));
         assert_eq!((given_up.outcome.as_ref(), given_up.user), ("unfinished", None));
         assert!(rows.try_recv().is_err(), "once each");
     }

@@ -5,6 +5,7 @@
 //! process shares in [`Runtime`].
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -52,6 +53,8 @@ pub struct Origin {
     pub version: Arc<Version>,
     /// The request's id.
     pub request_id: HeaderValue,
+    /// The client's address; none where a store works for nobody in particular.
+    pub client: Option<IpAddr>,
     /// Whether it came through TLS.
     pub secure: bool,
     lines: AtomicU32,
@@ -75,6 +78,7 @@ impl Origin {
             plugin,
             version,
             request_id: HeaderValue::from_static(""),
+            client: None,
             secure: false,
             lines: AtomicU32::new(0),
             ended: AtomicBool::new(false),
@@ -82,11 +86,18 @@ impl Origin {
     }
 
     /// A request's origin, with all its log lines still to write.
-    pub fn new(plugin: Arc<Plugin>, version: Arc<Version>, request_id: HeaderValue, secure: bool) -> Self {
+    pub fn new(
+        plugin: Arc<Plugin>,
+        version: Arc<Version>,
+        request_id: HeaderValue,
+        client: IpAddr,
+        secure: bool,
+    ) -> Self {
         Self {
             plugin,
             version,
             request_id,
+            client: Some(client),
             secure,
             lines: AtomicU32::new(0),
             ended: AtomicBool::new(false),

@@ -11,6 +11,8 @@ use crate::berth::host::sessions::{self, Info};
 struct Fake {
     accounts: RefCell<Vec<(Account, String)>>,
     sessions: RefCell<Vec<(String, String)>>,
+    /// Why sessions were ended.
+    ended: RefCell<Vec<Reason>>,
     verified: Cell<usize>,
     hashed: Cell<usize>,
     busy: Cell<bool>,
@@ -163,18 +165,22 @@ impl Host for Fake {
             .collect())
     }
 
-    fn close(&self, user: &str, session: &str) -> Result<bool, sessions::Error> {
+    fn close(&self, user: &str, session: &str, why: Reason) -> Result<bool, sessions::Error> {
         let mut sessions = self.sessions.borrow_mut();
         let before = sessions.len();
         sessions.retain(|(u, s)| (u.as_str(), s.as_str()) != (user, session));
-        Ok(sessions.len() < before)
+        let closed = before - sessions.len();
+        self.ended.borrow_mut().extend(vec![why; closed]);
+        Ok(closed > 0)
     }
 
-    fn close_all(&self, user: &str, keep: Option<&str>) -> Result<u32, sessions::Error> {
+    fn close_all(&self, user: &str, keep: Option<&str>, why: Reason) -> Result<u32, sessions::Error> {
         let mut sessions = self.sessions.borrow_mut();
         let before = sessions.len();
         sessions.retain(|(u, s)| u != user || Some(s.as_str()) == keep);
-        Ok((before - sessions.len()) as u32)
+        let closed = before - sessions.len();
+        self.ended.borrow_mut().extend(vec![why; closed]);
+        Ok(closed as u32)
     }
 
     fn random(&self) -> Result<[u8; 10], Problem> {
@@ -283,6 +289,7 @@ fn password_that_changes_during_a_login_ends_the_new_session() {
         "invalid-credentials"
     );
     assert!(fake.sessions.borrow().is_empty());
+    assert_eq!(fake.ended.take(), [Reason::Password]);
     // Renewed by another sign-in: still the same password.
     let fake = Fake::with(&[(ADA, Some("hash(right password)"), true)]);
     fake.meanwhile.replace(Some("old(right password)".to_owned()));
@@ -363,6 +370,7 @@ fn changed_password_asks_for_the_old_one_and_ends_the_other_sessions() {
         fake.sessions.borrow().as_slice(),
         [(me.user_id.clone(), mine.clone())]
     );
+    assert_eq!(fake.ended.take(), [Reason::Password; 2]);
     assert_eq!(sign_in(&fake, ADA, "right password").unwrap_err().status, 401);
     sign_in(&fake, ADA, "another password").unwrap();
 }
@@ -437,6 +445,7 @@ fn sessions_are_the_callers_own() {
     // Twice is no error.
     logout(&fake, &ada).unwrap();
     assert!(fake.sessions.borrow().is_empty());
+    assert_eq!(fake.ended.take(), [Reason::Revoked, Reason::Logout]);
     assert_eq!(me(&fake, &ada).unwrap().email, ADA);
     assert_eq!(verify_email("anything").unwrap_err().code, "invalid-token");
 }

@@ -108,6 +108,17 @@ impl EndedBy {
     }
 }
 
+/// A session that ended because one of its refresh tokens was used twice, of which once by a thief.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// The session.
+    pub session: Uuid,
+    /// Whose it was.
+    pub user: Uuid,
+    /// Their e-mail address, canonical.
+    pub email: String,
+}
+
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
@@ -122,7 +133,7 @@ pub enum SessionError {
     NoSession,
     /// The refresh token was used before: its session has ended now.
     #[error("the refresh token was used before")]
-    Reused,
+    Reused(Box<Reuse>),
     /// Postgres can't be reached at the moment.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -259,7 +270,12 @@ impl Sessions {
             session = %session,
             "a refresh token was used again after it had been replaced; its session has ended",
         );
-        Err(SessionError::Reused)
+        let (user, _) = self.owner(row)?;
+        Err(SessionError::Reused(Box::new(Reuse {
+            session,
+            user,
+            email: state.email,
+        })))
     }
 
     /// The open sessions of a user, newest first, at most [`MAX_OPEN`].

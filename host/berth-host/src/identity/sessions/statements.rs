@@ -64,7 +64,7 @@ pub(super) const ROTATE: &str = "
 
 /// `$1` session, `$2` seconds of grace.
 pub(super) const LOOK: &str = "
-    select s.user_id, s.rotation, s.ended_at is null and s.expires_at > now() as open, u.active,
+    select s.user_id, u.email_canonical, s.rotation, s.ended_at is null and s.expires_at > now() as open, u.active,
         s.rotated_at > now() - make_interval(secs => $2) as recent,
         floor(extract(epoch from s.expires_at - now()))::bigint as seconds_left
     from identity.sessions s join identity.users u on u.id = s.user_id
@@ -72,6 +72,7 @@ pub(super) const LOOK: &str = "
 
 /// A session as [`LOOK`] finds it.
 pub(super) struct State {
+    pub(super) email: String,
     pub(super) rotation: i64,
     pub(super) open: bool,
     pub(super) active: bool,
@@ -81,6 +82,7 @@ pub(super) struct State {
 
 pub(super) fn state(row: &PgRow) -> Read<State> {
     Ok(State {
+        email: row.try_get("email_canonical")?,
         rotation: row.try_get("rotation")?,
         open: row.try_get("open")?,
         active: row.try_get("active")?,
