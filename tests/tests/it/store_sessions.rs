@@ -198,7 +198,8 @@ fn at_once(hosts: &[&Berth], token: &Value, times: usize) -> Vec<Value> {
 /// J8: 50 at once end with one successor, everybody stays signed in, and a reuse after that ends the family.
 #[test]
 fn j8_fifty_concurrent_refreshes_have_one_successor() {
-    let store = Store::new();
+    // Two hosts have one database only on a server.
+    let store = Store::server();
     let berth = store.start(&manifest());
     // A second host on the same database with the same keys.
     let elsewhere = tempfile::TempDir::new().unwrap();
