@@ -2,6 +2,12 @@
 -- may touch of the accounts is granted column by column when its role is made.
 create schema identity;
 
+-- The mark of the key that every host on this database derives its secrets from; one row.
+create table berth.host_key (
+    one boolean primary key default true check (one),
+    fingerprint bytea not null check (octet_length(fingerprint) = 32)
+);
+
 create table identity.users (
     id uuid primary key,
     -- As the user typed it, for mail.

@@ -187,14 +187,20 @@ fn privilege_that_is_missing_is_named_with_the_statement_that_gives_it() {
 #[test]
 fn two_hosts_that_start_at_once_share_a_fresh_database() {
     let store = Store::server();
-    // Without plugins that have roles: hosts that share those share their keys as well.
-    let manifest = Manifest::new().handler("hello");
+    // Hosts on one database share their keys.
     let folders: Vec<_> = (0..4).map(|n| store.folder().join(format!("data-{n}"))).collect();
+    for folder in &folders {
+        std::fs::create_dir(folder).unwrap();
+        let key = folder.join("master.key");
+        std::fs::write(&key, [7; 32]).unwrap();
+        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
     std::thread::scope(|threads| {
         let starts: Vec<_> = folders
             .iter()
             .map(|folder| {
-                threads.spawn(|| store.start_with(&manifest, &[("BERTH_DATA_DIR", folder.to_str().unwrap())]))
+                threads
+                    .spawn(|| store.start_with(&needs_sql(), &[("BERTH_DATA_DIR", folder.to_str().unwrap())]))
             })
             .collect();
         let berths: Vec<_> = starts.into_iter().map(|start| start.join().unwrap()).collect();
@@ -355,4 +361,56 @@ fn server_that_goes_away_is_noticed_and_found_again() {
     }
     let lost = berth.logged("the loss", |e| e["message"] == "Postgres can't be reached");
     assert!(lost["reason"].is_string(), "{lost}");
+}
+
+#[test]
+fn host_with_another_key_is_refused() {
+    let store = Store::server();
+    drop(store.start(&needs_sql()));
+    let elsewhere = store.folder().join("elsewhere");
+    let environment = store.environment();
+    let out = command()
+        .args(["serve", "--config"])
+        .arg({
+            let file = store.folder().join("berth.toml");
+            std::fs::write(&file, needs_sql().text()).unwrap();
+            file
+        })
+        .envs(environment)
+        .env("BERTH_DATA_DIR", &elsewhere)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success());
+    assert!(
+        said.contains("belongs to a berth with another master.key than the one in")
+            && said.contains("give every host on it the same master.key and tokens.json"),
+        "{said}"
+    );
+    // With the same key, or after the mark is gone, it is let in.
+    std::fs::copy(store.data().join("master.key"), elsewhere.join("master.key")).unwrap();
+    drop(store.start_with(&needs_sql(), &[("BERTH_DATA_DIR", elsewhere.to_str().unwrap())]));
+    store.run("delete from berth.host_key");
+    let third = store.folder().join("third");
+    drop(store.start_with(&needs_sql(), &[("BERTH_DATA_DIR", third.to_str().unwrap())]));
+}
+
+/// Everybody may take an advisory lock; none of them keeps a host from its start.
+#[test]
+fn advisory_locks_of_others_do_not_hold_up_a_start() {
+    let store = Store::server();
+    drop(store.start(&needs_sql()));
+    store.with(async |pool| {
+        let mut holder = pool.acquire().await.unwrap();
+        sqlx::query("select pg_advisory_lock(7090199032658816876)")
+            .execute(&mut *holder)
+            .await
+            .unwrap();
+        let berth = store.environment();
+        let berth: Vec<(&str, &str)> = berth
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        drop(berth_tests::berth::Berth::start(needs_sql().text(), &berth));
+    });
 }

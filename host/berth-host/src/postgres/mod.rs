@@ -96,6 +96,25 @@ pub enum PostgresError {
     /// The tables.
     #[error(transparent)]
     Migrate(#[from] migrate::MigrateError),
+    /// Hosts on one database derive the logins of plugins and the refresh tokens from one key.
+    #[error(
+        "the database at {at} belongs to a berth with another master.key than the one in {}: give every host on it the same master.key and tokens.json; if that key is lost for good, run `delete from berth.host_key`, which ends every session at its next refresh",
+        folder.display()
+    )]
+    OtherKey {
+        /// Host, port and database.
+        at: String,
+        /// The data folder.
+        folder: PathBuf,
+    },
+    /// A statement at the start.
+    #[error("Postgres at {at} can't be used: {reason}")]
+    Start {
+        /// Host, port and database.
+        at: String,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Why there is no connection at the moment.
@@ -161,7 +180,7 @@ impl Postgres {
                 (Some(private), options)
             }
         };
-        match open(spec, &options, &reach, plugins > 0).await {
+        match open(spec, &options, &reach, data, plugins > 0).await {
             Ok((pool, version)) => Ok(Self {
                 _watch: AbortOnDropHandle::new(tokio::spawn(reach::watch(
                     options.clone(),
@@ -306,6 +325,7 @@ async fn open(
     spec: &PostgresSpec,
     options: &PgConnectOptions,
     reach: &Arc<Reach>,
+    data: &DataFolder,
     logins: bool,
 ) -> Result<(PgPool, String), PostgresError> {
     let (connection, version) = connect::first(options, logins).await?;
@@ -318,7 +338,33 @@ async fn open(
             at: fault::place(options),
             reason: fault::reason(&error, options),
         })?;
+    same_key(&pool, options, data).await?;
     Ok((pool, version))
+}
+
+/// The first host leaves the mark of its key, which says nothing of the key; every other one compares.
+async fn same_key(pool: &PgPool, options: &PgConnectOptions, data: &DataFolder) -> Result<(), PostgresError> {
+    let ours = data.derive("berth database mark v1");
+    let theirs = async {
+        sqlx::query("insert into berth.host_key (fingerprint) values ($1) on conflict do nothing")
+            .bind(ours.expose())
+            .execute(pool)
+            .await?;
+        sqlx::query_scalar::<_, Vec<u8>>("select fingerprint from berth.host_key")
+            .fetch_one(pool)
+            .await
+    };
+    let theirs = theirs.await.map_err(|error| PostgresError::Start {
+        at: fault::place(options),
+        reason: fault::reason(&error, options),
+    })?;
+    if theirs == ours.expose() {
+        return Ok(());
+    }
+    Err(PostgresError::OtherKey {
+        at: fault::place(options),
+        folder: data.path().to_owned(),
+    })
 }
 
 fn pool_options(spec: &PostgresSpec, reach: &Arc<Reach>, connections: u32) -> PgPoolOptions {

@@ -26,8 +26,6 @@ const MAX_NAME: usize = 63;
 const CUT: usize = 12;
 /// Iterations of PBKDF2, as in Postgres. The password is 256 random bits: more would protect nothing.
 const ITERATIONS: u32 = 4096;
-/// Keeps two hosts from making roles at once: "berthrol" in ASCII.
-const LOCK: i64 = 0x6265_7274_6872_6f6c;
 
 /// A host schema that may be granted, and what a plugin gets of each of its tables.
 struct HostSchema {
@@ -162,8 +160,6 @@ struct Facts {
     database_name: String,
     login: String,
     superuser: bool,
-    create_role: bool,
-    create_schema: bool,
     version: i32,
 }
 
@@ -185,7 +181,6 @@ pub async fn prepare(
         .map(|w| role_name(facts.database, w.plugin))
         .collect();
     if !wanted.is_empty() {
-        privileges(&facts)?;
         database(&mut transaction, &facts).await?;
     }
     for (wanted, role) in wanted.iter().zip(&roles) {
@@ -206,13 +201,16 @@ pub async fn prepare(
 }
 
 async fn facts(connection: &mut PgConnection) -> Result<Facts, RoleError> {
-    sqlx::query("select pg_advisory_xact_lock($1)")
-        .bind(LOCK)
-        .execute(&mut *connection)
-        .await?;
+    // One host at a time. A lock on a table of ours, because everybody may take the advisory ones.
+    run(connection, "set local lock_timeout = '60s'").await?;
+    run(
+        connection,
+        "lock table berth.migrations in share row exclusive mode",
+    )
+    .await?;
     let row = sqlx::query(
-        "select d.oid::int8, d.datname::text, current_user::text, r.rolsuper, r.rolcreaterole,
-            has_database_privilege(d.oid, 'CREATE'), current_setting('server_version_num')::int4
+        "select d.oid::int8, d.datname::text, current_user::text, r.rolsuper,
+            current_setting('server_version_num')::int4
          from pg_database d, pg_roles r where d.datname = current_database() and r.rolname = current_user",
     )
     .fetch_one(connection)
@@ -223,33 +221,8 @@ async fn facts(connection: &mut PgConnection) -> Result<Facts, RoleError> {
         database_name: row.try_get(1)?,
         login: row.try_get(2)?,
         superuser: row.try_get(3)?,
-        create_role: row.try_get(4)?,
-        create_schema: row.try_get(5)?,
-        version: row.try_get(6)?,
+        version: row.try_get(4)?,
     })
-}
-
-fn privileges(facts: &Facts) -> Result<(), RoleError> {
-    let lacks = |what: String| {
-        Err(RoleError::Privilege {
-            login: facts.login.clone(),
-            what,
-        })
-    };
-    if !facts.superuser && !facts.create_role {
-        return lacks(format!(
-            "it may not make roles; run, as a superuser: alter role {} createrole",
-            quoted(&facts.login)
-        ));
-    }
-    if !facts.create_schema {
-        return lacks(format!(
-            "it may not make schemas; run, as a superuser: alter database {} owner to {}",
-            quoted(&facts.database_name),
-            quoted(&facts.login)
-        ));
-    }
-    Ok(())
 }
 
 /// What everybody may do in a database unless somebody says otherwise, and no plugin needs.
@@ -287,11 +260,12 @@ async fn database(connection: &mut PgConnection, facts: &Facts) -> Result<(), Ro
         );
     }
     if facts.superuser {
-        // Large objects are in no schema. Only a superuser can close this door.
+        // Large objects are in no schema, and messages in the log of changes only fill the disk. Only a superuser can close
+        // these doors.
         let functions = sqlx::query_scalar::<_, String>(
             "select p.oid::regprocedure::text from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
              where p.pronamespace = 'pg_catalog'::regnamespace and a.grantee = 0
-                and (p.proname like 'lo\\_%' or p.proname in ('loread', 'lowrite'))",
+                and (p.proname like 'lo\\_%' or p.proname in ('loread', 'lowrite', 'pg_logical_emit_message'))",
         )
         .fetch_all(&mut *connection)
         .await?;
