@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::berth::{Berth, Manifest};
 use crate::guest;
 use crate::store::Store;
-use crate::wire::{Response, request};
+use crate::wire::{Response, request, request_as};
 
 /// A password that nobody guesses first.
 pub const PASSWORD: &str = "correct horse battery";
@@ -62,17 +62,17 @@ impl Accounts {
         body: &Value,
         more: &[(&str, &str)],
     ) -> Response {
-        let bearer = token.map(|token| format!("Bearer {token}"));
         let mut headers = more.to_vec();
-        if let Some(bearer) = &bearer {
-            headers.push(("authorization", bearer));
-        }
         let mut text = String::new();
         if !body.is_null() {
             headers.push(("content-type", "application/json"));
             text = body.to_string();
         }
-        request(self.berth.address, method, path, &headers, text.as_bytes())
+        let address = self.berth.address;
+        match token {
+            Some(token) => request_as(address, token, method, path, &headers, text.as_bytes()),
+            None => request(address, method, path, &headers, text.as_bytes()),
+        }
     }
 
     /// `POST /api/v1/auth/register`.
@@ -110,17 +110,14 @@ impl Accounts {
 
     /// One call of the admin API.
     pub fn admin(&self, method: &str, path: &str, body: &Value) -> Response {
-        let bearer = format!("Bearer {}", self.store.admin_token());
-        let headers = [
-            ("authorization", bearer.as_str()),
-            ("content-type", "application/json"),
-        ];
+        let token = self.store.admin_token();
+        let headers = [("content-type", "application/json")];
         let text = if body.is_null() {
             String::new()
         } else {
             body.to_string()
         };
-        request(self.berth.admin, method, path, &headers, text.as_bytes())
+        request_as(self.berth.admin, &token, method, path, &headers, text.as_bytes())
     }
 }
 

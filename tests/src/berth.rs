@@ -20,6 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Panics
 /// It is not within [`PATIENCE`].
+#[track_caller]
 pub fn eventually(what: &str, so: impl Fn() -> bool) {
     let started = Instant::now();
     while !so() {
@@ -339,16 +340,6 @@ pub fn refused_start(manifest: &str, environment: &[(&str, &str)]) -> String {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(1), "{said}");
     said
-}
-
-/// Wait until something is so.
-#[track_caller]
-pub fn until(what: &str, so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !so() {
-        assert!(started.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Run `berth` with arguments in a folder with a manifest, to its end.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::berth::{Berth, Manifest};
 use crate::guest;
 use crate::store::Store;
-use crate::wire::{Response, request};
+use crate::wire::{Response, request_as};
 
 /// A manifest with the policy `auth-static`, the fixture `identity` with its grants, and `echo` at `/user/*` for whoever
 /// is signed in.
@@ -59,12 +59,6 @@ pub fn refresh(berth: &Berth, token: &Value) -> Value {
 
 /// Ask for something that only a signed-in user gets.
 pub fn ask(berth: &Berth, access_token: &Value) -> Response {
-    let bearer = format!("Bearer {}", access_token.as_str().unwrap_or_default());
-    request(
-        berth.address,
-        "GET",
-        "/user/status/200",
-        &[("authorization", &bearer)],
-        b"",
-    )
+    let token = access_token.as_str().unwrap_or_default();
+    request_as(berth.address, token, "GET", "/user/status/200", &[], b"")
 }

@@ -243,6 +243,21 @@ pub fn request(
         .unwrap_or_else(|| panic!("{method} {path}: closed without a response"))
 }
 
+/// One request of somebody with a token.
+pub fn request_as(
+    address: SocketAddr,
+    token: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response {
+    let bearer = format!("Bearer {token}");
+    let mut all = vec![("authorization", bearer.as_str())];
+    all.extend(headers);
+    request(address, method, path, &all, body)
+}
+
 /// `GET`.
 pub fn get(address: SocketAddr, path: &str) -> Response {
     request(address, "GET", path, &[], b"")

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use berth_tests::berth::{Berth, Manifest, command, refused_start, until};
+use berth_tests::berth::{Berth, Manifest, command, eventually, refused_start};
 use berth_tests::store::Store;
 
 fn needs_sql() -> Manifest {
@@ -151,7 +151,7 @@ fn server_that_is_killed_under_load_comes_back_and_loses_nothing() {
         });
         kill("KILL", before);
         berth.logged("the loss", |e| e["message"] == "Postgres can't be reached");
-        until("it runs again", || {
+        eventually("it runs again", || {
             let health = berth.get("/health").json();
             health["status"] == "healthy" && store.postmaster().is_some_and(|pid| pid != before)
         });
@@ -179,7 +179,7 @@ fn health_is_degraded_while_it_cannot_start() {
     let hidden = control.with_extension("hidden");
     std::fs::rename(&control, &hidden).unwrap();
     kill("KILL", store.postmaster().unwrap());
-    until("degraded", || {
+    eventually("degraded", || {
         let health = berth.get("/health").json();
         health["status"] == "degraded" && health["postgres"]["state"] == "unreachable"
     });
@@ -198,7 +198,7 @@ fn health_is_degraded_while_it_cannot_start() {
         e["next_try_ms"].as_u64().is_some_and(|pause| pause > first)
     });
     std::fs::rename(&hidden, &control).unwrap();
-    until("healthy", || berth.get("/health").json()["status"] == "healthy");
+    eventually("healthy", || berth.get("/health").json()["status"] == "healthy");
     assert_eq!(store.one::<i32>("select n from public.kept"), 7);
 }
 
@@ -241,12 +241,12 @@ fn backend_that_outlives_its_server_is_ended() {
                  where state = 'active' and query like '%generate_series%' and pid <> pg_backend_pid()",
             )
         };
-        until("the backend is busy", || found().is_some());
+        eventually("the backend is busy", || found().is_some());
         let backend = u32::try_from(found().unwrap()).unwrap();
         berth.signal("KILL");
         berth.wait();
         kill("KILL", postmaster);
-        until("the server is gone", || gone(postmaster));
+        eventually("the server is gone", || gone(postmaster));
         assert!(!gone(backend), "a backend that computes doesn't notice");
         let berth = store.start(&needs_sql());
         assert!(gone(backend));
@@ -294,7 +294,7 @@ fn cluster_that_was_not_finished_is_made_anew() {
             .filter(|path| path.to_string_lossy().contains("postgres.new-"))
             .collect()
     };
-    until("initdb is at work", || {
+    eventually("initdb is at work", || {
         unfinished()
             .iter()
             .any(|folder| folder.join("cluster/base").exists())
@@ -324,10 +324,10 @@ fn stop_during_the_first_start_leaves_nothing_running() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    until("it has begun", || store.data().join("postgres.password").exists());
+    eventually("it has begun", || store.data().join("postgres.password").exists());
     kill("TERM", berth.id());
     assert_eq!(berth.wait().unwrap().code(), Some(0));
-    until("nothing runs there", || store.postmaster().is_none());
+    eventually("nothing runs there", || store.postmaster().is_none());
     assert_eq!(store.start(&needs_sql()).get("/health").status, 200);
 }
 

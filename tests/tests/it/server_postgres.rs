@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use berth_tests::berth::{Manifest, PATIENCE, command, until};
+use berth_tests::berth::{Manifest, PATIENCE, command, eventually};
 use berth_tests::store::{Store, server_url};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -326,7 +326,7 @@ impl Proxy {
         }
         // Wakes the listener, which sees that it is to go.
         drop(TcpStream::connect(self.address));
-        until("nobody listens", || TcpStream::connect(self.address).is_err());
+        eventually("nobody listens", || TcpStream::connect(self.address).is_err());
     }
 }
 
@@ -352,12 +352,12 @@ fn server_that_goes_away_is_noticed_and_found_again() {
     for _ in 0..2 {
         assert_eq!(state(), ("healthy".to_owned(), "ready".to_owned()));
         proxy.cut();
-        until("degraded", || {
+        eventually("degraded", || {
             state() == ("degraded".to_owned(), "unreachable".to_owned())
         });
         assert_eq!(berth.metric("berth_postgres_reachable", &[]), 0.0);
         proxy.restore();
-        until("healthy", || state().0 == "healthy");
+        eventually("healthy", || state().0 == "healthy");
     }
     let lost = berth.logged("the loss", |e| e["message"] == "Postgres can't be reached");
     assert!(lost["reason"].is_string(), "{lost}");

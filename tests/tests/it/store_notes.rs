@@ -3,7 +3,7 @@
 use berth_tests::berth::{Berth, Manifest};
 use berth_tests::guest;
 use berth_tests::store::Store;
-use berth_tests::wire::{Response, request};
+use berth_tests::wire::{Response, request_as};
 use serde_json::json;
 
 use crate::callers::{key_file, now, token_until};
@@ -12,10 +12,9 @@ const ADA: &str = "0190a6f0-0000-7000-8000-00000000000a";
 const BOB: &str = "0190a6f0-0000-7000-8000-00000000000b";
 
 fn ask(berth: &Berth, user: &str, method: &str, path: &str, body: &str) -> Response {
-    let bearer = format!("Bearer {}", token_until(user, now() + 60));
-    let forged = ("berth-user-id", ADA);
-    let headers = [("authorization", bearer.as_str()), forged];
-    request(berth.address, method, path, &headers, body.as_bytes())
+    let token = token_until(user, now() + 60);
+    let forged = [("berth-user-id", ADA)];
+    request_as(berth.address, &token, method, path, &forged, body.as_bytes())
 }
 
 #[test]

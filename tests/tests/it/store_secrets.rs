@@ -4,25 +4,16 @@ use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use berth_tests::berth::{Berth, Manifest};
+use berth_tests::berth::Manifest;
 use berth_tests::collector::Collector;
 use berth_tests::store::Store;
-use berth_tests::wire::{Response, request};
+use berth_tests::wire::{Response, request_as};
 use serde_json::{Value, json};
 
 /// Odd enough to be found, and nothing else has them.
 const PASSWORD: &str = "zzPasswortZwölf-Kälber";
 const NEXT_PASSWORD: &str = "zzNextPassword-Wombats";
 const WRONG_PASSWORD: &str = "zzWrongPassword-Quokkas";
-
-fn bearer(berth: &Berth, method: &str, path: &str, token: &str, body: &Value) -> Response {
-    let authorization = format!("Bearer {token}");
-    let headers = [
-        ("authorization", authorization.as_str()),
-        ("content-type", "application/json"),
-    ];
-    request(berth.address, method, path, &headers, body.to_string().as_bytes())
-}
 
 /// A secret in every form in which something could have written it.
 fn forms(secret: &[u8]) -> Vec<String> {
@@ -132,7 +123,9 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
         ("GET", "/api/v1/me", again, Value::Null, 401),
         ("POST", "/api/v1/auth/logout", access_2, Value::Null, 200),
     ] {
-        let answer = bearer(&berth, method, path, &token, &body);
+        let json = [("content-type", "application/json")];
+        let body = body.to_string();
+        let answer = request_as(berth.address, &token, method, path, &json, body.as_bytes());
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
         seen.push(answer.text());
     }
