@@ -12,9 +12,15 @@ use crate::secret::Secret;
 /// How long the first connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// The driver would log every statement, some of which have secrets in them.
-pub(super) fn quiet(options: PgConnectOptions) -> PgConnectOptions {
-    options.application_name("berth").disable_statement_logging()
+/// What holds for every connection with the host's login, wherever it leads.
+///
+/// The driver would log every statement, some of which have secrets in them. And no statement finds a function or an
+/// operator that somebody has put into `public` or a schema of the login's name, where it would be run as the login.
+pub(super) fn own(options: PgConnectOptions) -> PgConnectOptions {
+    options
+        .application_name("berth")
+        .options([("search_path", "pg_catalog")])
+        .disable_statement_logging()
 }
 
 /// From the address that the settings give.
@@ -42,7 +48,7 @@ pub(super) fn options(spec: &PostgresSpec, url: &Secret) -> Result<PgConnectOpti
         })?;
         options = options.password(password);
     }
-    Ok(quiet(options))
+    Ok(own(options))
 }
 
 /// The parameters of an address that mean something; see
