@@ -377,7 +377,10 @@ fn stolen_refresh_token_is_on_the_record_of_its_account() {
     for (member, value) in expected.as_object().unwrap() {
         assert_eq!(&row[member], value, "{member}: {row}");
     }
-    assert!(row["requestId"].as_str().is_some_and(|id| !id.is_empty()), "{row}");
+    assert!(
+        row["requestId"].as_str().is_some_and(|id| !id.is_empty()),
+        "{row}"
+    );
     assert!(row["digest"].is_string(), "{row}");
 }
 

@@ -33,7 +33,9 @@ impl SessionsView<'_> {
             client,
             ..
         } = &**self.origin;
-        let Some(audit) = &plugin.services.audit else { return };
+        let Some(audit) = &plugin.services.audit else {
+            return;
+        };
         audit.record(Entry {
             action: "refresh",
             outcome: "reused".into(),
@@ -176,7 +178,5 @@ impl HasData for HasSessions {
 /// # Errors
 /// It is linked already.
 pub fn add_to_linker(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    sessions::add_to_linker::<_, HasSessions>(linker, |ctx: &mut Ctx| SessionsView {
-        origin: ctx.origin(),
-    })
+    sessions::add_to_linker::<_, HasSessions>(linker, |ctx: &mut Ctx| SessionsView { origin: ctx.origin() })
 }
