@@ -65,6 +65,6 @@ create table identity.audit (
     -- What else there is to say, as in '+admin -reader'.
     detail text check (octet_length(detail) <= 1024)
 );
-create index audit_by_user on identity.audit (user_id, at desc) where user_id is not null;
+create index audit_by_user on identity.audit (user_id, id desc) where user_id is not null;
 create index audit_by_account on identity.audit (lower(account), id desc) where account is not null;
 create index audit_by_time on identity.audit (at);

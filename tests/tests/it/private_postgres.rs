@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use berth_tests::berth::{Berth, Manifest, command, eventually, refused_start};
+use berth_tests::berth::{Berth, Manifest, PATIENCE, command, eventually, refused_start};
 use berth_tests::store::Store;
+use berth_tests::wire::request;
 
 fn needs_sql() -> Manifest {
     Manifest::new().handler_with("hello", "grants = { sql = [\"notes\"] }")
@@ -200,6 +201,72 @@ fn health_is_degraded_while_it_cannot_start() {
     std::fs::rename(&hidden, &control).unwrap();
     eventually("healthy", || berth.get("/health").json()["status"] == "healthy");
     assert_eq!(store.one::<i32>("select n from public.kept"), 7);
+}
+
+/// The processes of a private cluster, which stand still until this is dropped.
+struct Still(Vec<u32>);
+
+impl Still {
+    fn of(store: &Store) -> Self {
+        let postmaster = store.postmaster().unwrap();
+        let of_it = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let parent: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            (pid == postmaster || parent == postmaster).then_some(pid)
+        };
+        // First the one that would make more.
+        kill("STOP", postmaster);
+        let mut still = Self(vec![postmaster]);
+        for entry in std::fs::read_dir("/proc").unwrap() {
+            let name = entry.unwrap().file_name();
+            let pid = name.to_str().and_then(|name| name.parse().ok());
+            if let Some(pid) = pid.and_then(of_it).filter(|pid| *pid != postmaster) {
+                kill("STOP", pid);
+                still.0.push(pid);
+            }
+        }
+        still
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            // One that was told to go as well is gone with the first.
+            let _ = Command::new("kill")
+                .args(["-s", "CONT", &pid.to_string()])
+                .status();
+        }
+    }
+}
+
+#[test]
+fn operator_does_not_wait_for_a_server_that_is_known_to_be_gone() {
+    let store = Store::private();
+    let manifest = Manifest::new().auth_with("fixtures/auth-static", "grants = { sessions = true }");
+    // Longer than a client of the tests waits: whoever waits for a connection fails.
+    let patience = PATIENCE * 2;
+    let time = format!("{}s", patience.as_secs());
+    let berth = store.start_with(&manifest, &[("BERTH_POSTGRES_ACQUIRE_TIME", &time)]);
+    let bearer = format!("Bearer {}", store.admin_token());
+    let ask = |path: &str| request(berth.admin, "GET", path, &[("authorization", &bearer)], b"");
+    assert_eq!(ask("/admin/users").status, 200);
+    let still = Still::of(&store);
+    eventually("unreachable", || {
+        berth.get("/health").json()["postgres"]["state"] == "unreachable"
+    });
+    for path in ["/admin/users", "/admin/users/ada%40example.com", "/admin/audit"] {
+        let started = Instant::now();
+        let answer = ask(path);
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (503, "database-unavailable"),
+            "{path}"
+        );
+        assert!(started.elapsed() < patience / 10, "{path}");
+    }
+    drop(still);
+    eventually("it goes on", || ask("/admin/users").status == 200);
 }
 
 #[test]

@@ -160,6 +160,42 @@ fn accounts_are_listed_in_pages_newest_first_and_found_by_a_part_of_the_address(
     }
 }
 
+/// Operators in `public` that fit better than Postgres' own would be run with the host's login.
+#[test]
+fn hosts_statements_find_nothing_in_public() {
+    let (store, berth) = start(&["ada@example.com"]);
+    for (left, right) in [("numeric", "integer"), ("bigint", "interval")] {
+        let name = format!("public.planted_{left}");
+        store.run(&format!(
+            "create function {name}({left}, {right}) returns {right} language plpgsql
+                 as 'begin raise exception ''planted''; end';
+             create operator public.* (leftarg = {left}, rightarg = {right}, function = {name})"
+        ));
+    }
+    let planted = "select count(*) from pg_catalog.pg_operator where oprnamespace = 'public'::regnamespace";
+    assert_eq!(store.one::<i64>(planted), 2);
+    // Whatever was prepared is gone.
+    drop(berth);
+    let berth =
+        store.start(&Manifest::new().auth_with("fixtures/auth-static", "grants = { sessions = true }"));
+    let user = json(&store, &berth, "GET", "/admin/users/ada%40example.com", "");
+    assert!(user["createdAt"].as_u64().unwrap() > 1_700_000_000_000, "{user}");
+    json(
+        &store,
+        &berth,
+        "POST",
+        "/admin/users/ada%40example.com/roles",
+        r#"{"add":["ops"]}"#,
+    );
+    let started = Instant::now();
+    while store.one::<i64>("select count(*) from identity.audit where action = 'roles'") == 0 {
+        assert!(started.elapsed() < PATIENCE, "{:#?}", berth.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let page = json(&store, &berth, "GET", "/admin/audit?user=ada%40example.com", "");
+    assert_eq!(page["entries"][0]["action"], "roles", "{page}");
+}
+
 #[test]
 fn roles_are_given_and_taken() {
     let (store, berth) = start(&["ada@example.com"]);
@@ -262,6 +298,8 @@ fn deactivation_ends_every_session_at_once_and_activation_brings_none_back() {
     let by: String = store
         .one("select string_agg(distinct ended_by, ',') from identity.sessions where ended_at is not null");
     assert_eq!(by, "deactivated");
+    let late: i64 = store.one("select count(*) from identity.sessions where ended_at <> expires_at");
+    assert_eq!(late, 0, "an ended session expires when it ends");
     let answer = json(
         &store,
         &berth,

@@ -1,6 +1,6 @@
 //! The record of attempts: what is in it, and that it costs nobody a request.
 
-use berth_tests::berth::{Berth, Manifest};
+use berth_tests::berth::{Berth, Manifest, eventually};
 use berth_tests::store::Store;
 use berth_tests::wire::request;
 
@@ -185,6 +185,69 @@ fn rows_wait_while_their_table_is_locked_and_requests_do_not() {
     });
     becomes(&store, 50);
     assert_eq!(berth.metric("berth_audit_dropped_total", &[]), 0.0);
+}
+
+/// Of 20 000 rows of others, none is read.
+#[test]
+fn record_of_one_account_is_found_by_an_index() {
+    // Its server tells what was read once berth has stopped.
+    let store = Store::server();
+    let mut berth = store.start(&manifest());
+    let (ada, bob) = (
+        "01920000-0000-7000-8000-000000000001",
+        "01920000-0000-7000-8000-000000000002",
+    );
+    store.run(&format!(
+        "insert into identity.users (id, email, email_canonical)
+             values ('{ada}', 'ada@example.com', 'ada@example.com');
+         insert into identity.audit (action, outcome, user_id, account)
+             values ('login', 'by-both', '{ada}', 'Ada@Example.com'), ('login', 'by-user', '{ada}', null),
+                    ('login', 'by-account', null, 'ADA@example.com');
+         insert into identity.audit (action, outcome, user_id, account)
+             select 'login', 'ok', '{bob}', 'bob@example.com' from generate_series(1, 20000);
+         analyze identity.audit"
+    ));
+    let bearer = format!("Bearer {}", store.admin_token());
+    let outcomes = |query: &str| -> (Vec<String>, Option<i64>) {
+        let path = format!("/admin/audit?{query}");
+        let answer = request(berth.admin, "GET", &path, &[("authorization", &bearer)], b"");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let page = answer.json();
+        let entries = page["entries"].as_array().unwrap();
+        let outcomes = entries
+            .iter()
+            .map(|row| row["outcome"].as_str().unwrap().to_owned());
+        (outcomes.collect(), page["next"].as_i64())
+    };
+    let read = || -> i64 {
+        store.one(
+            "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables
+             where schemaname = 'identity' and relname = 'audit'",
+        )
+    };
+    let before = read();
+    let all = outcomes("user=ada%40example.com").0;
+    assert_eq!(
+        all,
+        ["by-account", "by-user", "by-both"],
+        "newest first, each once"
+    );
+    assert_eq!(outcomes(&format!("user={ada}")).0, ["by-user", "by-both"]);
+    assert!(outcomes("user=nobody%40example.com").0.is_empty());
+    // In pages, of which the rows of others are none.
+    let (first, next) = outcomes("user=ada%40example.com&limit=2");
+    assert_eq!(first, ["by-account", "by-user"]);
+    let next = format!("user=ada%40example.com&limit=2&cursor={}", next.unwrap());
+    assert_eq!(outcomes(&next), (vec!["by-both".to_owned()], None));
+    let (newest, next) = outcomes("limit=1");
+    assert_eq!((newest, next.is_some()), (vec!["ok".to_owned()], true));
+    berth.signal("TERM");
+    assert!(berth.wait().success());
+    // A connection that has ended has counted.
+    let theirs = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'berth'";
+    eventually("berth is gone", || store.one::<i64>(theirs) == 0);
+    let read = read() - before;
+    assert!((1..100).contains(&read), "{read} rows were read");
 }
 
 #[test]

@@ -173,9 +173,12 @@ fn fixtures_call_every_function_of_the_wit() {
     assert_eq!(list[0]["id"], opened["session-id"]);
     works(
         "sessions.close",
-        &json!({ "user-id": user, "session-id": opened["session-id"] }),
+        &json!({ "user-id": user, "session-id": opened["session-id"], "reason": "logout" }),
     );
-    works("sessions.close-all", &json!({ "user-id": user }));
+    works(
+        "sessions.close-all",
+        &json!({ "user-id": user, "reason": "revoked" }),
+    );
     let none = call(&berth, "sessions.nothing", &Value::Null);
     assert_eq!(none, json!({ "error": "no such function" }));
 

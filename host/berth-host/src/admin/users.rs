@@ -12,9 +12,7 @@ use crate::body::ReplyBody;
 use crate::error::{Error, FieldError};
 use crate::gate::read_json;
 use crate::identity::audit::{Audit, Entry, rows};
-use crate::identity::users::{
-    self, MAX_PAGE, MAX_ROLE, MAX_ROLES, PAGE, Page, UserJson, UsersError, Which, is_role,
-};
+use crate::identity::users::{self, MAX_PAGE, MAX_ROLE, MAX_ROLES, PAGE, Page, UsersError, Which, is_role};
 use crate::identity::{Account, Identity};
 use crate::respond::{self, Success};
 use crate::state::HostLimits;
@@ -117,6 +115,7 @@ impl From<UsersError> for Error {
                 tracing::warn!(target: "berth::admin", "accounts can't be asked for: {error}");
                 Self::DatabaseUnavailable
             }
+            UsersError::Sessions(_) => Self::DatabaseUnavailable,
         }
     }
 }
@@ -128,39 +127,40 @@ pub(super) async fn call(
     request: Request<Incoming>,
     limits: &HostLimits,
 ) -> Result<Response<ReplyBody>, Error> {
-    let pool = identity.postgres.pool();
+    let postgres = &*identity.postgres;
     let account = match call {
         Call::Audit => {
             let asked = Asked::parse(request.uri().query().unwrap_or_default(), "user")?;
             let before = asked.cursor(|text| text.parse().ok())?;
             let whose = asked.about.as_deref().map(Which::parse);
-            return json(&rows::list(pool, whose.as_ref(), before, asked.limit).await?);
+            return json(&rows::list(postgres, whose.as_ref(), before, asked.limit).await?);
         }
         Call::List => {
             let asked = Asked::parse(request.uri().query().unwrap_or_default(), "email")?;
             let after = asked.cursor(|text| Uuid::try_parse(text).ok())?;
-            let page = users::list(pool, asked.about.as_deref(), after, asked.limit).await?;
+            let page = users::list(postgres, asked.about.as_deref(), after, asked.limit).await?;
             return json(&PageJson::from(&page));
         }
         Call::Show(who) => {
-            let (account, sessions) = users::find(pool, &Which::parse(&who)).await?;
+            let (account, sessions) = users::find(postgres, &Which::parse(&who)).await?;
             return json(&UserJson::new(&account, Some(sessions)));
         }
         Call::Delete(who) => {
-            let account = users::delete(pool, &Which::parse(&who)).await?;
+            let account = users::delete(postgres, &Which::parse(&who)).await?;
             operator.did("delete", &account, None);
             return json(&DeletedJson {
                 deleted: account.id.to_string(),
             });
         }
         Call::SetActive(who, active) => {
-            let account = users::set_active(pool, &Which::parse(&who), active).await?;
+            let account = users::set_active(identity, &Which::parse(&who), active).await?;
             operator.did(if active { "activate" } else { "deactivate" }, &account, None);
             account
         }
         Call::Roles(who) => {
             let change = RolesJson::decode(&read_json(request, limits).await?)?;
-            let account = users::change_roles(pool, &Which::parse(&who), &change.add, &change.remove).await?;
+            let account =
+                users::change_roles(postgres, &Which::parse(&who), &change.add, &change.remove).await?;
             operator.did("roles", &account, Some(change.summary()));
             account
         }
@@ -172,6 +172,42 @@ fn json(value: &impl Serialize) -> Result<Response<ReplyBody>, Error> {
     let body = serde_json::to_vec(value)
         .map_err(|error| Error::Internal(format!("an answer could not be encoded: {error}")))?;
     Ok(respond::json(Success::Done, body))
+}
+
+/// An account as the operator sees it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UserJson<'a> {
+    id: String,
+    email: &'a str,
+    email_verified: bool,
+    name: &'a str,
+    roles: &'a [String],
+    active: bool,
+    mfa_enabled: bool,
+    created_at: u64,
+    updated_at: u64,
+    /// Open ones; only where one account is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<u64>,
+}
+
+impl<'a> UserJson<'a> {
+    /// Of an account, with its number of open sessions where that is known.
+    fn new(account: &'a Account, sessions: Option<u64>) -> Self {
+        Self {
+            id: account.id.to_string(),
+            email: &account.email,
+            email_verified: account.email_verified,
+            name: &account.name,
+            roles: &account.roles,
+            active: account.active,
+            mfa_enabled: account.mfa_enabled,
+            created_at: account.created_at,
+            updated_at: account.updated_at,
+            sessions,
+        }
+    }
 }
 
 #[derive(Serialize)]

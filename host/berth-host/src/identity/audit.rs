@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::canonical;
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, RunError};
 use crate::respond::now_ms;
 
 /// Rows that may wait: some megabytes.
@@ -152,12 +151,12 @@ async fn write(
     loop {
         tokio::select! {
             () = stop.cancelled(), if !rows.is_closed() => rows.close(),
-            _ = sweeps.tick(), if !rows.is_closed() => sweep(postgres.pool(), days).await,
+            _ = sweeps.tick(), if !rows.is_closed() => sweep(&postgres, days).await,
             taken = rows.recv_many(&mut batch, BATCH) => {
                 if taken == 0 {
                     return;
                 }
-                store_all(postgres.pool(), &batch, &shared, &stop).await;
+                store_all(&postgres, &batch, &shared, &stop).await;
                 batch.clear();
             }
         }
@@ -165,18 +164,18 @@ async fn write(
 }
 
 /// Store a batch, however long Postgres is away.
-async fn store_all(pool: &PgPool, batch: &[(u64, Entry)], shared: &Shared, stop: &CancellationToken) {
+async fn store_all(postgres: &Postgres, batch: &[(u64, Entry)], shared: &Shared, stop: &CancellationToken) {
     let mut said = false;
     loop {
-        match store(pool, batch).await {
+        match store(postgres, batch).await {
             Ok(()) => {
                 if said || shared.losing.swap(false, Ordering::Relaxed) {
                     tracing::info!(target: "berth::audit", "the audit is written again");
                 }
                 return;
             }
-            // The server's own refusal, and it would be the same again.
-            Err(sqlx::Error::Database(error)) if !is_passing(error.code().as_deref()) => {
+            // It would be the same again.
+            Err(error) if !error.is_passing() => {
                 return shared.dropped(batch.len(), &format!("Postgres refused them: {error}"));
             }
             Err(_) if stop.is_cancelled() => {
@@ -196,12 +195,8 @@ async fn store_all(pool: &PgPool, batch: &[(u64, Entry)], shared: &Shared, stop:
     }
 }
 
-/// SQLSTATE classes of a server that is going away, is full, or was told to cancel.
-fn is_passing(code: Option<&str>) -> bool {
-    code.is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class)))
-}
-
-async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
+/// A batch whose connection breaks at the wrong moment may be there already when it is stored again.
+async fn store(postgres: &Postgres, batch: &[(u64, Entry)]) -> Result<(), RunError> {
     let column = |text: fn(&Entry) -> Option<&str>, most: usize| -> Vec<Option<String>> {
         batch
             .iter()
@@ -223,7 +218,7 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
         })
         .collect();
     let users: Vec<Option<Uuid>> = batch.iter().map(|(_, entry)| entry.user).collect();
-    sqlx::query(
+    let query = sqlx::query(
         "insert into identity.audit
             (at, action, outcome, user_id, account, actor, client_ip, request_id, plugin, digest, detail)
          select timestamptz 'epoch' + t.at * interval '1 millisecond', action, outcome,
@@ -245,9 +240,8 @@ async fn store(pool: &PgPool, batch: &[(u64, Entry)]) -> sqlx::Result<()> {
     .bind(column(|e| e.plugin.as_deref(), 64))
     .bind(column(|e| e.digest.as_deref(), 64))
     .bind(column(|e| e.detail.as_deref(), 1024))
-    .bind(canonical)
-    .execute(pool)
-    .await?;
+    .bind(canonical);
+    postgres.rows_once(query).await?;
     Ok(())
 }
 
@@ -269,17 +263,14 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 /// Delete what is too old, a little at a time.
-async fn sweep(pool: &PgPool, days: u32) {
+async fn sweep(postgres: &Postgres, days: u32) {
     let statement = "delete from identity.audit where id in
-         (select id from identity.audit where at < now() - $1 * interval '1 day' order by at limit $2)";
+         (select id from identity.audit where at < now() - $1 * interval '1 day' order by at limit $2)
+         returning id";
     loop {
-        let deleted = sqlx::query(statement)
-            .bind(f64::from(days))
-            .bind(SWEEP_ROWS)
-            .execute(pool)
-            .await;
-        match deleted {
-            Ok(done) if done.rows_affected() >= SWEEP_ROWS.unsigned_abs() => {}
+        let query = || sqlx::query(statement).bind(f64::from(days)).bind(SWEEP_ROWS);
+        match postgres.rows(query).await {
+            Ok(deleted) if deleted.len() as i64 >= SWEEP_ROWS => {}
             Ok(_) => return,
             Err(error) => {
                 tracing::debug!(target: "berth::audit", "old rows can't be deleted now: {error}");
@@ -379,16 +370,5 @@ mod tests {
         assert_eq!(ended.account.as_deref(), Some("ada@example.com"));
         assert_eq!((given_up.outcome.as_ref(), given_up.user), ("unfinished", None));
         assert!(rows.try_recv().is_err(), "once each");
-    }
-
-    #[test]
-    fn faults_that_pass_are_tried_again() {
-        for code in ["57P01", "53300", "08006"] {
-            assert!(is_passing(Some(code)), "{code}");
-        }
-        for code in ["42501", "23514", "22021"] {
-            assert!(!is_passing(Some(code)), "{code}");
-        }
-        assert!(!is_passing(None));
     }
 }

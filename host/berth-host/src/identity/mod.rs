@@ -1,6 +1,7 @@
 //! What the host keeps of accounts whatever a policy says: who is signed in, which refresh token is the next one, who
 //! is still welcome, how often somebody may try, and a record of all of it.
 
+mod account;
 pub mod audit;
 pub mod limits;
 pub mod sessions;
@@ -11,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unicode_normalization::UnicodeNormalization;
-use uuid::Uuid;
 
 use crate::data::DataFolder;
 use crate::postgres::Postgres;
 use crate::tokens::issue::Issuer;
+pub use account::Account;
 use limits::Rate;
 
 /// What the manifest says of attempts and their record.
@@ -56,29 +57,6 @@ pub struct Identity {
     pub postgres: Arc<Postgres>,
     /// Who is signed in.
     pub sessions: sessions::Sessions,
-}
-
-/// An account, as the host knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// UUID version 7.
-    pub id: Uuid,
-    /// Canonical.
-    pub email: String,
-    /// Whether it was shown to be the user's.
-    pub email_verified: bool,
-    /// To show; may be empty.
-    pub name: String,
-    /// Names of roles.
-    pub roles: Vec<String>,
-    /// False for a deactivated one.
-    pub active: bool,
-    /// Whether a second factor is set up.
-    pub mfa_enabled: bool,
-    /// Milliseconds since the Unix epoch.
-    pub created_at: u64,
-    /// Milliseconds since the Unix epoch.
-    pub updated_at: u64,
 }
 
 /// An e-mail address as accounts are told apart: in lower case and NFC.

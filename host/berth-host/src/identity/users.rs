@@ -1,12 +1,14 @@
 //! The accounts, for the operator: listed, looked at, given roles, deactivated, deleted. With the host's own
 //! connections, so that none of it depends on a policy.
 
-use serde::Serialize;
+use sqlx::Row;
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
-use super::{Account, canonical};
+use super::account::account_columns;
+use super::sessions::EndedBy;
+use super::{Account, Identity, Unavailable, canonical};
+use crate::postgres::{Postgres, RunError};
 
 /// The most accounts of one page.
 pub const MAX_PAGE: u32 = 200;
@@ -37,18 +39,22 @@ pub enum UsersError {
     #[error("an account has at most {MAX_ROLES} roles")]
     TooManyRoles,
     /// Postgres can't be reached, or refuses.
-    #[error("Postgres: {0}")]
-    Database(sqlx::Error),
+    #[error("{0}")]
+    Database(#[from] RunError),
+    /// The sessions' store, which has said why.
+    #[error(transparent)]
+    Sessions(#[from] Unavailable),
 }
 
 impl From<sqlx::Error> for UsersError {
     fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::RowNotFound => Self::NotFound,
-            sqlx::Error::Database(it) if it.code().as_deref() == Some(CHECK_VIOLATION) => Self::TooManyRoles,
-            _ => Self::Database(error),
-        }
+        Self::Database(RunError::Failed(error))
     }
+}
+
+fn only(rows: &[PgRow]) -> Result<Account, UsersError> {
+    let row = rows.first().ok_or(UsersError::NotFound)?;
+    Ok(Account::from_row(row)?)
 }
 
 /// Which account.
@@ -95,15 +101,6 @@ pub struct Page {
     pub next: Option<Uuid>,
 }
 
-/// The columns of [`Account`], in any statement on `identity.users`.
-macro_rules! columns {
-    () => {
-        "id, email_canonical, email_verified, name, roles, active, mfa_enabled, \
-         (extract(epoch from created_at) * 1000)::bigint as created_ms, \
-         (extract(epoch from updated_at) * 1000)::bigint as updated_ms"
-    };
-}
-
 /// Which one, as `$1` (an id) and `$2` (an address).
 macro_rules! which {
     () => {
@@ -111,47 +108,36 @@ macro_rules! which {
     };
 }
 
-fn account(row: &PgRow) -> sqlx::Result<Account> {
-    let milliseconds =
-        |name| -> sqlx::Result<u64> { Ok(row.try_get::<i64, _>(name)?.try_into().unwrap_or(0)) };
-    Ok(Account {
-        id: row.try_get("id")?,
-        email: row.try_get("email_canonical")?,
-        email_verified: row.try_get("email_verified")?,
-        name: row.try_get("name")?,
-        roles: row.try_get("roles")?,
-        active: row.try_get("active")?,
-        mfa_enabled: row.try_get("mfa_enabled")?,
-        created_at: milliseconds("created_ms")?,
-        updated_at: milliseconds("updated_ms")?,
-    })
-}
-
 /// A page of the accounts whose address contains a text, in whatever case.
 ///
 /// # Errors
 /// [`UsersError::Database`].
 pub async fn list(
-    pool: &PgPool,
+    postgres: &Postgres,
     email: Option<&str>,
     after: Option<Uuid>,
     limit: u32,
 ) -> Result<Page, UsersError> {
     let limit = limit.clamp(1, MAX_PAGE);
+    let email = email.map(canonical);
     // Ids are UUIDs of version 7, so their order is that of the accounts' age.
-    let rows = sqlx::query(concat!(
-        "select ",
-        columns!(),
-        " from identity.users
-          where ($1::text is null or position($1 in email_canonical) > 0) and ($2::uuid is null or id < $2)
-          order by id desc limit $3"
-    ))
-    .bind(email.map(canonical))
-    .bind(after)
-    .bind(i64::from(limit) + 1)
-    .fetch_all(pool)
-    .await?;
-    let mut users = rows.iter().map(account).collect::<sqlx::Result<Vec<_>>>()?;
+    let query = || {
+        sqlx::query(concat!(
+            "select ",
+            account_columns!(),
+            " from identity.users
+              where ($1::text is null or position($1 in email_canonical) > 0) and ($2::uuid is null or id < $2)
+              order by id desc limit $3"
+        ))
+        .bind(&email)
+        .bind(after)
+        .bind(i64::from(limit) + 1)
+    };
+    let rows = postgres.rows(query).await?;
+    let mut users = rows
+        .iter()
+        .map(Account::from_row)
+        .collect::<sqlx::Result<Vec<_>>>()?;
     let more = users.len() > limit as usize;
     users.truncate(limit as usize);
     Ok(Page {
@@ -164,21 +150,23 @@ pub async fn list(
 ///
 /// # Errors
 /// See [`UsersError`].
-pub async fn find(pool: &PgPool, which: &Which) -> Result<(Account, u64), UsersError> {
-    let row = sqlx::query(concat!(
-        "select ",
-        columns!(),
-        ", (select count(*) from identity.sessions s
-             where s.user_id = users.id and ended_at is null and expires_at > now()) as sessions
-          from identity.users where ",
-        which!()
-    ))
-    .bind(which.id())
-    .bind(which.email())
-    .fetch_one(pool)
-    .await?;
-    let sessions: i64 = row.try_get("sessions")?;
-    Ok((account(&row)?, sessions.unsigned_abs()))
+pub async fn find(postgres: &Postgres, which: &Which) -> Result<(Account, u64), UsersError> {
+    let query = || {
+        sqlx::query(concat!(
+            "select ",
+            account_columns!(),
+            ", (select count(*) from identity.sessions s
+                 where s.user_id = users.id and ended_at is null and expires_at > now()) as sessions
+              from identity.users where ",
+            which!()
+        ))
+        .bind(which.id())
+        .bind(which.email())
+    };
+    let rows = postgres.rows(query).await?;
+    let account = only(&rows)?;
+    let sessions: i64 = rows.first().map_or(Ok(0), |row| row.try_get("sessions"))?;
+    Ok((account, sessions.unsigned_abs()))
 }
 
 /// Give roles and take others. What it has already, or hasn't, is no error.
@@ -186,114 +174,77 @@ pub async fn find(pool: &PgPool, which: &Which) -> Result<(Account, u64), UsersE
 /// # Errors
 /// See [`UsersError`].
 pub async fn change_roles(
-    pool: &PgPool,
+    postgres: &Postgres,
     which: &Which,
     add: &[String],
     remove: &[String],
 ) -> Result<Account, UsersError> {
-    let row = sqlx::query(concat!(
-        "update identity.users set updated_at = now(), roles = (
-             select coalesce(array_agg(role order by role), '{}')
-             from (select distinct role from unnest(roles || $3::text[]) role where role <> all ($4::text[])) kept)
-          where ",
-        which!(),
-        " returning ",
-        columns!()
-    ))
-    .bind(which.id())
-    .bind(which.email())
-    .bind(add)
-    .bind(remove)
-    .fetch_one(pool)
-    .await?;
-    Ok(account(&row)?)
+    let query = || {
+        sqlx::query(concat!(
+            "update identity.users set updated_at = now(), roles = (
+                 select coalesce(array_agg(role order by role), '{}')
+                 from (select distinct role from unnest(roles || $3::text[]) role where role <> all ($4::text[])) kept)
+              where ",
+            which!(),
+            " returning ",
+            account_columns!()
+        ))
+        .bind(which.id())
+        .bind(which.email())
+        .bind(add)
+        .bind(remove)
+    };
+    let rows = postgres.rows(query).await.map_err(|error| match &error {
+        RunError::Failed(sqlx::Error::Database(it)) if it.code().as_deref() == Some(CHECK_VIOLATION) => {
+            UsersError::TooManyRoles
+        }
+        _ => UsersError::Database(error),
+    })?;
+    only(&rows)
 }
 
-/// Let somebody in again, or keep them out: a deactivated account's sessions end at once.
+/// Let somebody in again, or keep them out: a deactivated account's sessions are worth nothing at once, and end.
 ///
 /// # Errors
-/// See [`UsersError`].
-pub async fn set_active(pool: &PgPool, which: &Which, active: bool) -> Result<Account, UsersError> {
-    let mut transaction = pool.begin().await?;
-    let row = sqlx::query(concat!(
-        "update identity.users set active = $3,
-            updated_at = case when active = $3 then updated_at else now() end
-          where ",
-        which!(),
-        " returning ",
-        columns!()
-    ))
-    .bind(which.id())
-    .bind(which.email())
-    .bind(active)
-    .fetch_one(&mut *transaction)
-    .await?;
-    let account = account(&row)?;
+/// See [`UsersError`]. What was done of it stays done, and the whole may be done again.
+pub async fn set_active(identity: &Identity, which: &Which, active: bool) -> Result<Account, UsersError> {
+    let query = || {
+        sqlx::query(concat!(
+            "update identity.users set active = $3,
+                updated_at = case when active = $3 then updated_at else now() end
+              where ",
+            which!(),
+            " returning ",
+            account_columns!()
+        ))
+        .bind(which.id())
+        .bind(which.email())
+        .bind(active)
+    };
+    let account = only(&identity.postgres.rows(query).await?)?;
     if !active {
-        sqlx::query(
-            "update identity.sessions set ended_at = now(), ended_by = 'deactivated'
-             where user_id = $1 and ended_at is null",
-        )
-        .bind(account.id)
-        .execute(&mut *transaction)
-        .await?;
+        // After the account, so that none is opened in between.
+        let sessions = &identity.sessions;
+        sessions.close_all(account.id, None, EndedBy::Deactivated).await?;
     }
-    transaction.commit().await?;
     Ok(account)
 }
 
 /// Delete an account and its sessions.
 ///
 /// # Errors
-/// See [`UsersError`].
-pub async fn delete(pool: &PgPool, which: &Which) -> Result<Account, UsersError> {
-    let row = sqlx::query(concat!(
+/// See [`UsersError`]. If the connection broke, it may be gone all the same.
+pub async fn delete(postgres: &Postgres, which: &Which) -> Result<Account, UsersError> {
+    let query = sqlx::query(concat!(
         "delete from identity.users where ",
         which!(),
         " returning ",
-        columns!()
+        account_columns!()
     ))
     .bind(which.id())
-    .bind(which.email())
-    .fetch_one(pool)
-    .await?;
-    Ok(account(&row)?)
-}
-
-/// An account as the operator sees it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UserJson<'a> {
-    id: String,
-    email: &'a str,
-    email_verified: bool,
-    name: &'a str,
-    roles: &'a [String],
-    active: bool,
-    mfa_enabled: bool,
-    created_at: u64,
-    updated_at: u64,
-    /// Open ones; only where one account is shown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sessions: Option<u64>,
-}
-
-impl<'a> UserJson<'a> {
-    /// Of an account, with its number of open sessions where that is known.
-    pub fn new(account: &'a Account, sessions: Option<u64>) -> Self {
-        Self {
-            id: account.id.to_string(),
-            email: &account.email,
-            email_verified: account.email_verified,
-            name: &account.name,
-            roles: &account.roles,
-            active: account.active,
-            mfa_enabled: account.mfa_enabled,
-            created_at: account.created_at,
-            updated_at: account.updated_at,
-            sessions,
-        }
-    }
+    .bind(which.email());
+    // Again it would find nothing, and say so of an account that it has just deleted.
+    only(&postgres.rows_once(query).await?)
 }
 
 #[cfg(test)]

@@ -13,16 +13,16 @@ use crate::secret::Secret;
 /// How long the first connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// The driver would log every statement, some of which have secrets in them.
+/// What holds for every connection with the host's login, wherever it leads.
 ///
-/// The host's own statements find nothing but the server's functions and operators, whatever the login's name: without a
-/// search path, that of a login `app` begins with the schema `app`, which may be a plugin's, who could put a function or
-/// an operator there that fits better than the server's. The host's own tables are named with their schema.
-pub(super) fn quiet(options: PgConnectOptions) -> PgConnectOptions {
+/// The driver would log every statement, some of which have secrets in them. And no statement finds a function or an
+/// operator that somebody has put into `public`, into a schema of the login's name (which may be a
+/// plugin's), or into a temporary one, where it would be run as the login. The host's own tables are named with their schema.
+pub(super) fn own(options: PgConnectOptions) -> PgConnectOptions {
     options
         .application_name("berth")
-        .disable_statement_logging()
         .options([("search_path", "pg_catalog,pg_temp")])
+        .disable_statement_logging()
 }
 
 /// From the address that the settings give.
@@ -32,7 +32,7 @@ pub(super) fn options(spec: &PostgresSpec, url: &Secret) -> Result<PgConnectOpti
         let password = password(file).map_err(PostgresError::PasswordFile)?;
         options = options.password(password.expose_text().unwrap_or_default());
     }
-    Ok(quiet(options))
+    Ok(own(options))
 }
 
 /// Read an address. What is wrong with it is said without its password.

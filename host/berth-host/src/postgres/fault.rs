@@ -110,12 +110,18 @@ pub(super) fn is_loss(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
             true
         }
-        // Connection exceptions; the server stops, crashes or starts.
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| code.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&&*code)),
+        // Connection exceptions; the server stops, crashes or starts, or the session was idle for too long.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code.starts_with("08") || ["57P01", "57P02", "57P03", "57P05"].contains(&&*code)
+        }),
         _ => false,
     }
+}
+
+/// Whether an error passes by itself: the connection is gone, or the server is full or was told to cancel.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    is_loss(error) || code.is_some_and(|code| code.starts_with("53") || code.starts_with("57"))
 }
 
 #[cfg(test)]
@@ -193,6 +199,8 @@ mod tests {
         assert!(is_loss(&sqlx::Error::Io(io::ErrorKind::BrokenPipe.into())));
         assert!(!is_loss(&sqlx::Error::RowNotFound));
         assert!(!is_loss(&sqlx::Error::PoolTimedOut));
+        assert!(is_passing(&sqlx::Error::Io(io::ErrorKind::BrokenPipe.into())));
+        assert!(!is_passing(&sqlx::Error::RowNotFound));
         assert!(is_starting(&sqlx::Error::Io(io::ErrorKind::NotFound.into())));
         assert!(!is_starting(&sqlx::Error::PoolTimedOut));
     }

@@ -9,6 +9,7 @@ pub mod migrate;
 mod private;
 mod reach;
 pub mod roles;
+mod run;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::secret::Secret;
 pub use private::PrivateError;
 use private::Supervisor;
 use reach::Reach;
+pub use run::RunError;
 
 /// How an address is written.
 pub(crate) const EXAMPLE: &str = "postgres://user@host:5432/database?sslmode=verify-full";
@@ -51,7 +53,7 @@ pub struct PostgresSpec {
     pub idle_time: Duration,
     /// How long a request waits for a connection.
     pub acquire_time: Duration,
-    /// How long one statement of a plugin may take.
+    /// How long one statement may take, a plugin's or the host's own.
     pub statement_time: Duration,
     /// The connections of one plugin at once.
     pub plugin_connections: u32,
@@ -223,19 +225,11 @@ impl Postgres {
     /// # Errors
     /// See [`AcquireError`].
     pub async fn acquire(&self) -> Result<PoolConnection<sqlx::Postgres>, AcquireError> {
-        self.acquire_from(&self.pool).await
-    }
-
-    /// The same from another pool to this server, made with [`Postgres::pool_options`].
-    ///
-    /// # Errors
-    /// See [`AcquireError`].
-    pub async fn acquire_from(&self, pool: &PgPool) -> Result<PoolConnection<sqlx::Postgres>, AcquireError> {
         if !self.is_reachable() {
             return Err(AcquireError::Unreachable);
         }
         tokio::select! {
-            acquired = pool.acquire() => acquired.map_err(|error| {
+            acquired = self.pool.acquire() => acquired.map_err(|error| {
                 self.saw(&error);
                 match error {
                     sqlx::Error::PoolTimedOut if self.is_reachable() => AcquireError::Timeout,
@@ -256,13 +250,7 @@ impl Postgres {
         loss
     }
 
-    /// What a pool of so many connections to this server should be made with: waiting is bounded, and no connection is
-    /// given out that broke while nobody used it.
-    pub fn pool_options(&self, connections: u32) -> PgPoolOptions {
-        pool_options(&self.spec, &self.reach, connections)
-    }
-
-    /// The host's own connections.
+    /// The host's own connections, for what needs more than one statement; see [`Postgres::rows`].
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
@@ -330,9 +318,11 @@ async fn open(
 ) -> Result<(PgPool, String), PostgresError> {
     let (connection, version) = connect::first(options, logins).await?;
     migrate::run(connection).await?;
-    let pool = pool_options(spec, reach, spec.connections)
-        .min_connections(spec.idle_connections.min(spec.connections))
-        .connect_with(options.clone())
+    // The server ends a statement by itself, so that nothing is done that nobody waits for any more.
+    let statement_time = spec.statement_time.as_millis().to_string();
+    let ours = options.clone().options([("statement_timeout", statement_time)]);
+    let pool = pool_options(spec, reach)
+        .connect_with(ours)
         .await
         .map_err(|error| PostgresError::Connect {
             at: fault::place(options),
@@ -367,10 +357,12 @@ async fn same_key(pool: &PgPool, options: &PgConnectOptions, data: &DataFolder) 
     })
 }
 
-fn pool_options(spec: &PostgresSpec, reach: &Arc<Reach>, connections: u32) -> PgPoolOptions {
+/// Waiting is bounded, and no connection is given out that broke while nobody used it.
+fn pool_options(spec: &PostgresSpec, reach: &Arc<Reach>) -> PgPoolOptions {
     let reach = Arc::clone(reach);
     PgPoolOptions::new()
-        .max_connections(connections)
+        .max_connections(spec.connections)
+        .min_connections(spec.idle_connections.min(spec.connections))
         .idle_timeout(spec.idle_time)
         .max_lifetime(spec.idle_time)
         .acquire_timeout(spec.acquire_time)

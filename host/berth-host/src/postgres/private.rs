@@ -202,7 +202,7 @@ impl Cluster {
 
     /// How to connect to a database of it.
     fn options(&self, database: &str) -> PgConnectOptions {
-        super::connect::quiet(PgConnectOptions::new_without_pgpass())
+        super::connect::own(PgConnectOptions::new_without_pgpass())
             .socket(&self.socket)
             .port(PORT)
             .username(LOGIN)

@@ -67,7 +67,7 @@ impl From<sqlx::Error> for Failed {
             // `idle_in_transaction_session_timeout`.
             "25P03" => Error::TransactionOver,
             // Shutting down, crashed, starting, out of connections.
-            "57P01" | "57P02" | "57P03" | "57P05" | "53300" => Error::Unavailable,
+            _ if left == Left::Broken => Error::Unavailable,
             _ => Error::Database(DatabaseError {
                 code: code.into_owned(),
                 message: bounded(database.message()),

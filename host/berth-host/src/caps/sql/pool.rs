@@ -287,18 +287,10 @@ impl Pool {
     /// End a connection on the server, whatever it does there.
     async fn end(&self, live: Live) {
         self.metrics.cancelled();
-        let ended = sqlx::query("select pg_catalog.pg_terminate_backend($1)")
-            .bind(live.pid)
-            .execute(self.host.pool());
-        match timeout(self.spec().acquire_time + TIDY, ended).await {
-            Ok(Ok(_)) => {}
+        let end = sqlx::query("select pg_catalog.pg_terminate_backend($1)").bind(live.pid);
+        if let Err(error) = self.host.rows_once(end).await {
             // The server's own timeouts are left then.
-            Ok(Err(error)) => {
-                tracing::warn!(target: "berth::sql", plugin = self.plugin, %error, "a statement that nobody waits for can't be ended");
-            }
-            Err(_) => {
-                tracing::warn!(target: "berth::sql", plugin = self.plugin, "a statement that nobody waits for could not be ended in time");
-            }
+            tracing::warn!(target: "berth::sql", plugin = self.plugin, %error, "a statement that nobody waits for can't be ended");
         }
         // Only now: as long as the connection is open, its process number is its own.
         drop(live);

@@ -14,20 +14,20 @@
 
 mod refresh_token;
 mod statements;
-mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgRow;
+use sqlx::Postgres as Driver;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
 use uuid::Uuid;
 
 use self::refresh_token::RefreshKey;
 use self::statements as sql;
-use self::store::Store;
 use super::{Account, SessionSpec, Unavailable};
 use crate::data::DataFolder;
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, RunError};
 use crate::tokens::issue::{Extra, IssueError, Issuer};
 
 /// How long a refresh token that was used gives the same successor, in seconds.
@@ -46,7 +46,7 @@ const SWEEP: Duration = Duration::from_secs(10 * 60);
 /// Who is signed in.
 #[derive(Debug)]
 pub struct Sessions {
-    store: Store,
+    postgres: Arc<Postgres>,
     key: RefreshKey,
     spec: SessionSpec,
     issuer: Arc<Issuer>,
@@ -159,7 +159,7 @@ impl Sessions {
         issuer: Arc<Issuer>,
     ) -> Self {
         Self {
-            store: Store::new(postgres),
+            postgres,
             key: RefreshKey::new(data.derive("berth refresh tokens v1")),
             spec,
             issuer,
@@ -173,11 +173,9 @@ impl Sessions {
     /// Postgres can't be reached.
     pub async fn account(&self, session: Uuid, user: Uuid) -> Result<Option<Account>, Unavailable> {
         let query = || sqlx::query(sql::ACCOUNT).bind(session).bind(user);
-        let rows = self.store.rows(query).await?;
-        rows.first()
-            .map(sql::account)
-            .transpose()
-            .map_err(|error| self.store.failed(&error))
+        let rows = self.rows(query).await?;
+        let account = rows.first().map(Account::from_row).transpose();
+        account.map_err(|error| failed(&error))
     }
 
     /// Open a session for a user.
@@ -205,7 +203,6 @@ impl Sessions {
         let client_ip = clean(client_ip);
         let session = Uuid::now_v7();
         let rows = self
-            .store
             .rows(|| {
                 sqlx::query(sql::OPEN)
                     .bind(session)
@@ -234,8 +231,8 @@ impl Sessions {
         let used = i64::try_from(counter).map_err(|_| SessionError::NoSession)?;
         let life = self.spec.refresh_life.as_secs_f64();
         let rotate = || sqlx::query(sql::ROTATE).bind(session).bind(used).bind(life);
-        if let Some(row) = self.store.rows(rotate).await?.first() {
-            let (user, left) = self.owner(row)?;
+        if let Some(row) = self.rows(rotate).await?.first() {
+            let (user, left) = owner(row)?;
             return self.tokens(session, user, counter + 1, left, extra);
         }
         let look = || {
@@ -243,18 +240,18 @@ impl Sessions {
                 .bind(session)
                 .bind(f64::from(GRACE_SECONDS))
         };
-        let rows = self.store.rows(look).await?;
+        let rows = self.rows(look).await?;
         let Some(row) = rows.first() else {
             return Err(SessionError::NoSession);
         };
-        let state = sql::state(row).map_err(|error| self.store.failed(&error))?;
+        let state = sql::state(row).map_err(|error| failed(&error))?;
         match (state.open, state.active) {
             (false, _) => return Err(SessionError::NoSession),
             (true, false) => return Err(SessionError::NoUser),
             (true, true) => {}
         }
         if state.rotation == used + 1 && state.recent {
-            let (user, left) = self.owner(row)?;
+            let (user, left) = owner(row)?;
             return self.tokens(session, user, counter + 1, left, extra);
         }
         if state.rotation <= used {
@@ -262,15 +259,14 @@ impl Sessions {
             return Err(SessionError::NoSession);
         }
         let reason = EndedBy::Reuse.word();
-        self.store
-            .rows(|| sqlx::query(sql::END).bind(session).bind(reason))
+        self.rows(|| sqlx::query(sql::END).bind(session).bind(reason))
             .await?;
         tracing::warn!(
             target: "berth::identity",
             session = %session,
             "a refresh token was used again after it had been replaced; its session has ended",
         );
-        let (user, _) = self.owner(row)?;
+        let (user, _) = owner(row)?;
         Err(SessionError::Reused(Box::new(Reuse {
             session,
             user,
@@ -284,11 +280,10 @@ impl Sessions {
     /// Postgres can't be reached.
     pub async fn list(&self, user: Uuid) -> Result<Vec<SessionInfo>, Unavailable> {
         let rows = self
-            .store
             .rows(|| sqlx::query(sql::LIST).bind(user).bind(i64::from(MAX_OPEN)))
             .await?;
         let infos: Result<Vec<_>, sqlx::Error> = rows.iter().map(sql::info).collect();
-        infos.map_err(|error| self.store.failed(&error))
+        infos.map_err(|error| failed(&error))
     }
 
     /// End one session of a user. False if the user has no such open session.
@@ -297,7 +292,6 @@ impl Sessions {
     /// Postgres can't be reached.
     pub async fn close(&self, user: Uuid, session: Uuid, by: EndedBy) -> Result<bool, Unavailable> {
         let rows = self
-            .store
             .rows(|| sqlx::query(sql::CLOSE).bind(session).bind(user).bind(by.word()))
             .await?;
         Ok(!rows.is_empty())
@@ -309,7 +303,6 @@ impl Sessions {
     /// Postgres can't be reached.
     pub async fn close_all(&self, user: Uuid, keep: Option<Uuid>, by: EndedBy) -> Result<u32, Unavailable> {
         let rows = self
-            .store
             .rows(|| sqlx::query(sql::CLOSE_ALL).bind(user).bind(keep).bind(by.word()))
             .await?;
         Ok(u32::try_from(rows.len()).unwrap_or(u32::MAX))
@@ -322,19 +315,26 @@ impl Sessions {
         loop {
             ticks.tick().await;
             loop {
-                match self.store.rows(|| sqlx::query(sql::SWEEP).bind(BATCH)).await {
+                match self.rows(|| sqlx::query(sql::SWEEP).bind(BATCH)).await {
                     Ok(gone) if gone.len() as i64 == BATCH => tokio::task::yield_now().await,
                     Ok(_) => break,
-                    // Said by the store; the next tick tries again.
+                    // Said already; the next tick tries again.
                     Err(Unavailable) => break,
                 }
             }
         }
     }
 
-    fn owner(&self, row: &PgRow) -> Result<(Uuid, u64), SessionError> {
-        let (user, left) = sql::owner(row).map_err(|error| self.store.failed(&error))?;
-        Ok((user, u64::try_from(left).unwrap_or(0)))
+    async fn rows<'q>(
+        &self,
+        query: impl Fn() -> Query<'q, Driver, PgArguments>,
+    ) -> Result<Vec<PgRow>, Unavailable> {
+        let rows = self.postgres.rows(query).await;
+        rows.map_err(|error| match error {
+            // Whoever watches the server says so if it is gone.
+            RunError::Acquire(_) | RunError::Broke(_) => Unavailable,
+            RunError::Timeout(_) | RunError::Failed(_) => failed(&error),
+        })
     }
 
     /// The pair for a session that has `left` seconds.
@@ -362,4 +362,16 @@ impl Sessions {
             expires_in: issued.expires_in,
         })
     }
+}
+
+/// The user, and the seconds that are left.
+fn owner(row: &PgRow) -> Result<(Uuid, u64), SessionError> {
+    let (user, left) = sql::owner(row).map_err(|error| failed(&error))?;
+    Ok((user, u64::try_from(left).unwrap_or(0)))
+}
+
+/// Say what is wrong with a statement or its rows: a fault of ours, or of somebody who changed the tables.
+fn failed(error: &dyn std::error::Error) -> Unavailable {
+    tracing::error!(target: "berth::identity", %error, "a statement of the identity store failed");
+    Unavailable
 }

@@ -6,30 +6,19 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::SessionInfo;
-use crate::identity::Account;
+use crate::identity::account::{account_columns, milliseconds};
 
 type Read<T> = Result<T, sqlx::Error>;
 
-/// `$1` session, `$2` user.
-pub(super) const ACCOUNT: &str = "
-    select u.id, u.email_canonical, u.email_verified, u.name, u.roles, u.active, u.mfa_enabled,
-        (extract(epoch from u.created_at) * 1000)::bigint, (extract(epoch from u.updated_at) * 1000)::bigint
-    from identity.sessions s join identity.users u on u.id = s.user_id
-    where s.id = $1 and s.user_id = $2 and s.ended_at is null and s.expires_at > now() and u.active";
-
-pub(super) fn account(row: &PgRow) -> Read<Account> {
-    Ok(Account {
-        id: row.try_get(0)?,
-        email: row.try_get(1)?,
-        email_verified: row.try_get(2)?,
-        name: row.try_get(3)?,
-        roles: row.try_get(4)?,
-        active: row.try_get(5)?,
-        mfa_enabled: row.try_get(6)?,
-        created_at: milliseconds(row.try_get(7)?),
-        updated_at: milliseconds(row.try_get(8)?),
-    })
-}
+/// `$1` session, `$2` user. Rows are accounts.
+pub(super) const ACCOUNT: &str = concat!(
+    "select ",
+    account_columns!(),
+    " from identity.users
+      where id = $2 and active and exists (
+          select from identity.sessions s
+          where s.id = $1 and s.user_id = users.id and s.ended_at is null and s.expires_at > now())"
+);
 
 /// `$1` session, `$2` user, `$3` seconds of life, `$4` address, `$5` user agent, `$6` how many others may stay open.
 /// Run again with the same session it changes nothing.
@@ -137,8 +126,3 @@ pub(super) const SWEEP: &str = "
         order by expires_at limit $1 for update skip locked
     )
     returning id";
-
-/// Never before the epoch.
-fn milliseconds(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or(0)
-}
