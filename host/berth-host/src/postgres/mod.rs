@@ -210,7 +210,7 @@ impl Postgres {
         let options = connect::options(spec, url).unwrap();
         let reach = Arc::new(Reach::new());
         Self {
-            pool: pool_options(spec, &reach, spec.connections).connect_lazy_with(options.clone()),
+            pool: pool_options(spec, &reach).connect_lazy_with(options.clone()),
             options,
             spec: spec.clone(),
             version: "15.18".to_owned(),
