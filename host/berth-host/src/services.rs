@@ -155,9 +155,20 @@ async fn pools(
         .collect();
     let logins = roles::prepare(postgres, data, &wanted).await?;
     let mut pools = Vec::with_capacity(wanted.len());
+    if wanted.is_empty() {
+        return Ok(pools);
+    }
+    let sockets = crate::postgres::relays(data).map_err(RoleError::Sockets)?;
     for (wanted, login) in wanted.iter().zip(logins) {
         let role = login.get_username().to_owned();
-        let pool = sql::Pool::new(wanted.plugin, login, wanted.schemas, postgres, sql::IDLE);
+        let pool = sql::Pool::new(
+            wanted.plugin,
+            login,
+            wanted.schemas,
+            postgres,
+            &sockets,
+            sql::IDLE,
+        );
         let pool = Arc::new(pool);
         pool.probe().await.map_err(|error| RoleError::Login {
             plugin: wanted.plugin.to_owned(),
@@ -217,7 +228,14 @@ mod tests {
             spec.sessions,
             Arc::clone(&issuer),
         ));
-        let pool = sql::Pool::new("notes", postgres.options().clone(), &[], &postgres, sql::IDLE);
+        let pool = sql::Pool::new(
+            "notes",
+            postgres.options().clone(),
+            &[],
+            &postgres,
+            &path,
+            sql::IDLE,
+        );
         let services = Services {
             admin: Some(AdminToken::open(&data).unwrap()),
             data: Some(data),

@@ -256,6 +256,103 @@ fn too_much_is_cut_off() {
     others_are_unharmed(&berth);
 }
 
+/// The most memory that the host has had since it was last forgotten, in bytes.
+fn peak(berth: &Berth) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", berth.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// What the server sends in one message is cut off before the host has room for it.
+#[test]
+fn huge_messages_take_no_memory_of_the_host() {
+    const BOUND: u64 = 64 * 1024 * 1024;
+    let store = Store::new();
+    let berth = store.start(&second(fixture("\"notes\"", "")));
+    let bytes = json!({"error": "too-many-bytes", "what": 4 * 1024 * 1024});
+    for definition in [
+        "create function scream() returns void language plpgsql as $$ begin
+            raise exception '%', repeat('x', 50000000); end $$",
+        "create function shout() returns void language plpgsql as $$ begin
+            perform set_config('client_min_messages', 'notice', false);
+            raise notice '%', repeat('x', 50000000); end $$",
+        "create function last() returns trigger language plpgsql as $$ begin
+            raise exception '%', repeat('x', 50000000); end $$",
+        "create table t (id int)",
+        "create constraint trigger last after insert on t initially deferred for each row execute function last()",
+    ] {
+        rows(&berth, definition);
+    }
+    steps_of(
+        &berth,
+        "other",
+        &json!([{"do": "execute", "sql": "create table t as select 'of other' as secret"}]),
+    );
+    // Forget the start, which takes more than what follows; see proc(5).
+    std::fs::write(format!("/proc/{}/clear_refs", berth.pid()), "5").unwrap();
+    let before = peak(&berth);
+    let done = steps(
+        &berth,
+        &json!([
+            {"do": "count", "sql": "select repeat('x', 500000000)"},
+            {"do": "count", "sql": "select scream()"},
+            {"do": "count", "sql": "select shout()"},
+            {"do": "begin"},
+            {"do": "count", "in": 0, "sql": "select repeat('x', 50000000)"},
+            {"do": "count", "in": 0, "sql": "select 1"},
+            {"do": "begin"},
+            {"do": "execute", "in": 1, "sql": "insert into t values (1)"},
+            {"do": "commit", "in": 1},
+        ]),
+    );
+    for at in [0, 1, 2, 4, 8] {
+        assert_eq!(done[at], bytes, "{at}: {done:?}");
+    }
+    assert_eq!(done[5]["error"], "transaction-over");
+    let statement = json!([{"do": "count", "sql": "select repeat('x', 100000000)"}]);
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| steps(&berth, &statement)))
+            .collect();
+        for one in all {
+            assert_eq!(one.join().unwrap(), std::slice::from_ref(&bytes));
+        }
+    });
+    let grown = peak(&berth).saturating_sub(before);
+    assert!(grown < BOUND, "{grown} bytes more");
+    becomes(&store, BUSY, 0);
+    others_are_unharmed(&berth);
+}
+
+/// A result may be as large as it may be, whatever it takes beside: 7 bytes a row, 4 a value.
+#[test]
+fn result_just_below_the_cap_passes() {
+    let store = Store::new();
+    let berth = store.start(&fixture("\"notes\"", ""));
+    let columns: Vec<String> = (0..700)
+        .map(|n| format!("repeat('x', 83) as {}{n}", "c".repeat(50)))
+        .collect();
+    let done = steps(
+        &berth,
+        &json!([
+            {"do": "count", "sql": format!("select repeat('x', {})", 4 * 1024 * 1024 - 11)},
+            {"do": "count", "sql": format!("select repeat('x', {})", 4 * 1024 * 1024 - 10)},
+            {"do": "count", "sql": "select repeat('x', 408) from generate_series(1, 10000)"},
+            {"do": "count", "sql": "select repeat('x', 409) from generate_series(1, 10000)"},
+            {"do": "count", "sql": format!("select {} from generate_series(1, 68)", columns.join(", "))},
+        ]),
+    );
+    let bytes = json!({"error": "too-many-bytes", "what": 4 * 1024 * 1024});
+    assert_eq!(done[0], json!({"count": 1}));
+    assert_eq!(done[1], bytes);
+    assert_eq!(done[2], json!({"count": 10_000}));
+    assert_eq!(done[3], bytes);
+    assert_eq!(done[4], json!({"count": 68}));
+}
+
 #[test]
 fn transaction_that_is_left_open_is_undone() {
     let (store, berth) = hosts();

@@ -308,6 +308,14 @@ impl Postgres {
     }
 }
 
+/// The folder of the sockets by which the connections of plugins go through this process.
+///
+/// # Errors
+/// It can't be made, or is somebody else's.
+pub(crate) fn relays(data: &DataFolder) -> Result<PathBuf, PrivateError> {
+    private::relays(data)
+}
+
 /// Check the server, bring its tables up to date, and open the pool.
 async fn open(
     spec: &PostgresSpec,

@@ -212,6 +212,14 @@ impl Cluster {
     }
 }
 
+/// The folder of the sockets that lead to this process itself.
+///
+/// # Errors
+/// It can't be made, or is somebody else's.
+pub(super) fn relays(data: &DataFolder) -> Result<PathBuf, PrivateError> {
+    socket::relays(data.path())
+}
+
 /// Start the private cluster, and keep it running until it is told to stop. Also how to connect to it.
 ///
 /// # Errors

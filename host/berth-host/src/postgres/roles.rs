@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row};
 
-use super::Postgres;
+use super::{Postgres, PrivateError};
 use crate::data::DataFolder;
 use crate::secret::Secret;
 
@@ -94,6 +94,9 @@ pub enum RoleError {
         /// The driver's words.
         reason: String,
     },
+    /// The folder of the sockets by which they connect.
+    #[error(transparent)]
+    Sockets(PrivateError),
     /// Anything else.
     #[error("the plugins' roles can't be made: {0}")]
     Failed(#[from] sqlx::Error),

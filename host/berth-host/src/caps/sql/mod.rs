@@ -11,6 +11,7 @@ mod errors;
 mod lexer;
 mod numeric;
 mod pool;
+mod relay;
 mod run;
 mod transaction;
 mod values;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,7 +17,9 @@ use sqlx::{ConnectOptions, Connection as _, Row};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::errors::Failed;
+use super::errors::{Failed, Left};
+use super::relay::{Relay, Relays};
+use super::run::MAX_BYTES;
 use crate::caps::bindings::berth::host::sql::Error;
 use crate::metrics::SqlMetrics;
 use crate::postgres::{Postgres, PostgresSpec};
@@ -46,7 +49,7 @@ const CLEAN: &str = "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN
 /// The connections of one plugin.
 pub struct Pool {
     plugin: String,
-    options: PgConnectOptions,
+    relays: Relays,
     host: Arc<Postgres>,
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
@@ -73,6 +76,7 @@ impl fmt::Debug for Pool {
 
 struct Live {
     connection: PgConnection,
+    relay: Relay,
     _open: Open,
     /// The server's process.
     pid: i32,
@@ -102,12 +106,14 @@ struct Idle {
 }
 
 impl Pool {
-    /// Of a plugin's role, with a search path. Connects when somebody needs it.
+    /// Of a plugin's role, with a search path. Connects when somebody needs it, by way of sockets in a folder that is the
+    /// host's alone.
     pub(crate) fn new(
         plugin: &str,
         options: PgConnectOptions,
         schemas: &[String],
         host: &Arc<Postgres>,
+        sockets: &Path,
         idle_in_transaction: Duration,
     ) -> Self {
         let spec = host.spec();
@@ -128,7 +134,7 @@ impl Pool {
             ]);
         Self {
             plugin: plugin.to_owned(),
-            options,
+            relays: Relays::new(sockets, options),
             places: Arc::new(Semaphore::new(spec.plugin_connections as usize)),
             host: Arc::clone(host),
             idle: Mutex::default(),
@@ -215,7 +221,11 @@ impl Pool {
     }
 
     async fn connect(&self) -> Result<Live, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
+        let (relay, options) = self.relays.open()?;
+        let (relay, mut connection) = tokio::try_join!(
+            async { relay.begin().await.map_err(sqlx::Error::Io) },
+            options.connect()
+        )?;
         let open = Open::new(&self.metrics);
         let pid = sqlx::raw_sql("select pg_catalog.pg_backend_pid()::text")
             .fetch_one(&mut connection)
@@ -226,6 +236,7 @@ impl Pool {
             .map_err(|_| sqlx::Error::Protocol("a process has no number".to_owned()))?;
         Ok(Live {
             connection,
+            relay,
             _open: open,
             pid,
             born: Instant::now(),
@@ -351,6 +362,15 @@ impl Connection {
 
     pub(super) fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// A call on it has failed: whether that is because the relay has cut it.
+    pub(super) fn judge(&self, failed: Failed) -> Failed {
+        let cut = self.live.as_ref().is_some_and(|live| live.relay.was_cut());
+        match failed.left {
+            Left::Broken if cut => Failed::too_much(Error::TooManyBytes(MAX_BYTES as u64)),
+            _ => failed,
+        }
     }
 
     /// Forget what was prepared if it may no longer fit.

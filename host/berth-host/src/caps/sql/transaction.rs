@@ -155,6 +155,7 @@ async fn go_on<T, R>(
     match end {
         End::Done(Ok(done)) => return Some((connection, reply, done)),
         End::Done(Err(failed)) => {
+            let failed = connection.judge(failed);
             let _ = reply.send(Err(failed.error));
             match failed.left {
                 Left::Usable => connection.give_back().await,

@@ -12,27 +12,40 @@ use super::{PORT, PrivateError, io_error};
 
 /// Bytes of a path in `sockaddr_un`, without the zero at its end; see unix(7).
 const MAX_PATH: usize = 107;
+/// The longest name of a socket, which ends with the number of a port.
+const LONGEST: &str = ".s.PGSQL.65535";
 
 /// The folder, made if it isn't there, and for nobody else.
 pub(super) fn folder(data: &Path, account: Option<&Account>) -> Result<PathBuf, PrivateError> {
-    let within = data.join("socket");
-    let folder = if fits(&within) {
-        within
-    } else {
-        let short = elsewhere(data);
-        tracing::debug!(
-            target: "berth::postgres",
-            folder = %short.display(),
-            "the data folder's path is too long for a socket, which has its folder elsewhere",
-        );
-        short
-    };
+    let folder = choose(data.join("socket"), data);
     make(&folder, account)?;
     Ok(folder)
 }
 
+/// The folder of the sockets that lead to this process itself, made if it isn't there, and for nobody else.
+pub(in crate::postgres) fn relays(data: &Path) -> Result<PathBuf, PrivateError> {
+    let within = data.join("relay");
+    let folder = choose(within.clone(), &within);
+    make(&folder, None)?;
+    Ok(folder)
+}
+
+/// The folder, or a short one that is known by `name`.
+fn choose(within: PathBuf, name: &Path) -> PathBuf {
+    if fits(&within) {
+        return within;
+    }
+    let short = elsewhere(name);
+    tracing::debug!(
+        target: "berth::postgres",
+        folder = %short.display(),
+        "the data folder's path is too long for a socket, which has its folder elsewhere",
+    );
+    short
+}
+
 fn fits(folder: &Path) -> bool {
-    file(folder).as_os_str().len() <= MAX_PATH
+    folder.join(LONGEST).as_os_str().len() <= MAX_PATH
 }
 
 /// The socket itself, under the name that Postgres and its clients agree on.
