@@ -42,9 +42,9 @@ async fn main(mut request: Request<Body>) -> Result<Response<Body>, Error> {
         .next()
         .unwrap_or_default()
         .to_owned();
-    let answer = match request.method() {
-        &Method::GET => list(owner),
-        &Method::POST => {
+    let answer = match *request.method() {
+        Method::GET => list(owner),
+        Method::POST => {
             let body = request.body_mut().contents().await?;
             match serde_json::from_slice::<Json>(body) {
                 Ok(Json::Object(note)) => match note.get("text").and_then(Json::as_str) {
@@ -54,7 +54,7 @@ async fn main(mut request: Request<Body>) -> Result<Response<Body>, Error> {
                 _ => return Ok(problem(StatusCode::BAD_REQUEST, "the body is no JSON object")),
             }
         }
-        &Method::DELETE => match id.parse() {
+        Method::DELETE => match id.parse() {
             Ok(id) => remove(owner, id),
             Err(_) => return Ok(problem(StatusCode::NOT_FOUND, "there is no such note")),
         },
