@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -160,28 +160,20 @@ impl Store {
         }
     }
 
-    /// What the server keeps of the passwords of the plugins' roles in this database.
+    /// What the server keeps of the passwords of the plugins' roles in this database. Only a superuser may see them, as
+    /// berth's login is in a private cluster.
     pub fn verifiers(&self) -> Vec<String> {
-        let database: i64 = self.one("select oid::int8 from pg_database where datname = current_database()");
-        let statement = format!(
-            "select rolpassword from pg_authid where rolname like 'berth\\_{database}\\_%' and rolpassword is not null"
+        assert!(
+            self.is_private(),
+            "the logins of the server for tests are no superusers"
         );
-        let found = async |server: &mut PgConnection| {
-            sqlx::query_scalar(AssertSqlSafe(statement.clone()))
-                .fetch_all(server)
-                .await
-                .unwrap_or_else(|error| panic!("{statement}: {error}"))
-        };
-        self.runtime.block_on(async {
-            // Only a superuser may see them, as the login of the private cluster is.
-            let options: PgConnectOptions = match &self.server {
-                Some(_) => server_address().parse().expect("the address of a server"),
-                None => self.options(),
-            };
-            let mut server = options.connect().await.expect("the server for tests answers");
-            let found = found(&mut server).await;
-            server.close().await.expect("a clean end");
-            found
+        self.with(async |pool| {
+            sqlx::query_scalar(
+                "select rolpassword from pg_catalog.pg_authid where rolname like 'berth\\_%' and rolpassword is not null",
+            )
+            .fetch_all(pool)
+            .await
+            .expect("a superuser may see them")
         })
     }
 

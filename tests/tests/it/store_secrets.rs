@@ -145,8 +145,13 @@ fn full_run_at_trace_level_writes_no_secret_anywhere() {
         store.password().into_bytes(),
     ));
     // The policy's own role; its password is made from the master key and is nowhere else.
-    let verifiers = store.verifiers();
-    assert!(!verifiers.is_empty(), "the plugin has a role");
+    // Both ways are run, so what only one of them can show is searched for there.
+    let verifiers = if store.is_private() {
+        store.verifiers()
+    } else {
+        Vec::new()
+    };
+    assert_eq!(verifiers.is_empty(), !store.is_private(), "the plugin has a role");
     for verifier in verifiers {
         // SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>
         let keys = verifier.rsplit('$').next().unwrap_or_default();

@@ -270,7 +270,8 @@ fn peak(berth: &Berth) -> u64 {
 #[test]
 fn huge_messages_take_no_memory_of_the_host() {
     const BOUND: u64 = 64 * 1024 * 1024;
-    let store = Store::new();
+    // Without TLS, within which the relay can't read: see "Known gaps" in ARCHITECTURE.md.
+    let store = Store::private();
     let berth = store.start(&second(fixture("\"notes\"", "")));
     let bytes = json!({"error": "too-many-bytes", "what": 4 * 1024 * 1024});
     for definition in [
