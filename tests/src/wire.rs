@@ -56,6 +56,13 @@ impl Response {
     }
 }
 
+/// An answer has this status and, as a problem, this code.
+#[track_caller]
+pub fn is(answer: &Response, status: u16, code: &str) {
+    let found = (answer.status, answer.code());
+    assert_eq!((found.0, found.1.as_str()), (status, code), "{}", answer.text());
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Connection {

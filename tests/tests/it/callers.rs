@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use berth_tests::berth::Berth;
 use berth_tests::guest;
-use berth_tests::wire::{Connection, Response, head, request, request_as};
+use berth_tests::wire::{Connection, Response, head, is, request, request_as};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
 use tempfile::NamedTempFile;
@@ -68,16 +68,6 @@ pub(crate) fn token_until(subject: &str, exp: u64) -> String {
 fn ask(berth: &Berth, path: &str, subject: &str) -> Response {
     let token = token_until(subject, now() + 60);
     request_as(berth.address, &token, "GET", path, &[], b"")
-}
-
-#[track_caller]
-fn is(answer: &Response, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (status, code),
-        "{}",
-        answer.text()
-    );
 }
 
 #[test]

@@ -5,21 +5,11 @@ use std::time::{Duration, Instant};
 use berth_tests::accounts::{Accounts, PASSWORD, Session, manifest};
 use berth_tests::berth::PATIENCE;
 use berth_tests::store::Store;
-use berth_tests::wire::Response;
+use berth_tests::wire::{Response, is};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 const ADA: &str = "ada@example.com";
-
-#[track_caller]
-fn is(answer: &Response, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (status, code),
-        "{}",
-        answer.text()
-    );
-}
 
 /// An answer without what differs between two requests.
 fn without_time(answer: &Response) -> (u16, Vec<(String, String)>, Value) {

@@ -8,22 +8,12 @@ use std::time::Instant;
 use berth_tests::accounts::{Accounts, PASSWORD, Session, manifest};
 use berth_tests::sessions::call;
 use berth_tests::store::Store;
-use berth_tests::wire::Response;
+use berth_tests::wire::{Response, is};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 const ADA: &str = "ada@example.com";
-
-#[track_caller]
-fn is(answer: &Response, status: u16, code: &str) {
-    assert_eq!(
-        (answer.status, answer.code().as_str()),
-        (status, code),
-        "{}",
-        answer.text()
-    );
-}
 
 /// Accounts beside the fixtures: `sql` sees the schema `identity`, and `identity` may have tokens signed.
 fn with_guests() -> Accounts {

@@ -139,9 +139,9 @@ async fn acquire<T>(pool: &Arc<Pool>, reply: &mut Reply<T>) -> Option<Connection
 
 /// Answer through a borrowed end.
 fn tell<T>(reply: &mut Reply<T>, answer: Result<T, Error>) {
-    let (placeholder, _) = oneshot::channel();
+    let (nobody, _) = oneshot::channel();
     // If nobody waits any more, nobody misses it.
-    let _ = std::mem::replace(reply, placeholder).send(answer);
+    let _ = std::mem::replace(reply, nobody).send(answer);
 }
 
 /// What is needed to go on after an attempt that went well. Else whoever waits has been told, and the connection is dealt
