@@ -2,6 +2,9 @@
 //!
 //! - [`engine`]: the engine, its pools, the ticker.
 //! - [`plugin`]: from a file to something that can be instantiated, or a sentence that says why not.
+//! - [`cache`]: machine code on disk.
+//! - [`signature`]: who has signed a component.
+//! - [`reload`]: other versions, and another manifest, while the host serves.
 //! - [`load_fault`]: why a component can't be served.
 //! - [`link`]: what a component may import.
 //! - [`instance`]: what one store holds.
@@ -12,6 +15,7 @@
 //! - [`trap`]: from wasmtime's errors to [`crate::error::Trap`].
 //! - [`turns`]: who may run guest code when many want to.
 
+pub mod cache;
 pub mod concurrent;
 pub mod engine;
 mod folders;
@@ -20,7 +24,9 @@ pub mod limits;
 pub mod link;
 pub mod load_fault;
 pub mod plugin;
+pub mod reload;
 pub mod reuse;
+pub mod signature;
 pub mod streak;
 pub mod trap;
 pub mod turns;

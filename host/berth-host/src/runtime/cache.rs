@@ -1,0 +1,1 @@
+//! The compile cache: machine code on disk, by content and engine.

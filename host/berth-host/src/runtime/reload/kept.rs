@@ -1,0 +1,1 @@
+//! The versions of every plugin that are kept on disk.

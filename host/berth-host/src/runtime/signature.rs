@@ -1,0 +1,1 @@
+//! Signatures of components, as minisign makes them.
