@@ -78,19 +78,26 @@ const REUSED: &str = "reuse = \"serial\"\nreuse_count = 1000000";
 
 /// One call of `verify-email`, as the dispatcher makes it.
 async fn call(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>, info: &RequestInfo) {
-    let place = plugin.slots.enter(plugin.limits.wall).await.unwrap();
+    let place = plugin.slots.enter(plugin.spec.limits.wall).await.unwrap();
     let admission = match version.shelf.take() {
         Some(instance) => Admission::Idle { instance, place },
         None => Admission::Fresh {
             place,
-            instance: host.instances.take(plugin.limits.wall, || false).await.unwrap(),
+            instance: host
+                .instances
+                .take(plugin.spec.limits.wall, || false)
+                .await
+                .unwrap(),
         },
     };
     let id = HeaderValue::from_static("bench");
     let client = Ipv4Addr::LOCALHOST.into();
     let (plugin_of, version_of) = (Arc::clone(plugin), Arc::clone(version));
     let origin = Arc::new(Origin::new(plugin_of, version_of, id, client, false));
-    let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
+    let meter = Arc::new(Meter::new(
+        plugin.spec.limits.cpu,
+        Arc::clone(&host.runtime.turns),
+    ));
     let mut instance = Instance::obtain(&host.runtime, origin, &meter, admission);
     let answer = metered(&meter, async {
         instance.start(&version.pre).await.unwrap();
@@ -122,8 +129,9 @@ fn typed(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("typed");
     for (name, reuse) in [("fresh", FRESH), ("reused", REUSED)] {
         let host = host(reuse);
-        let plugin = host.auth.as_ref().unwrap();
-        let version = plugin.current.as_ref().unwrap();
+        let table = host.table.load_full();
+        let plugin = table.plugin("auth").unwrap();
+        let version = &plugin.current().unwrap();
         group.bench_function(name, |b| {
             b.to_async(&runtime).iter(|| call(&host, plugin, version, &info))
         });

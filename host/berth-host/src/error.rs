@@ -223,6 +223,25 @@ pub enum Error {
         /// The plugin's name.
         plugin: String,
     },
+    /// An operator has switched the plugin of this route off. Carries its name.
+    PluginDisabled {
+        /// The plugin's name.
+        plugin: String,
+    },
+    /// The operator asked for a plugin that the manifest doesn't have.
+    NoPlugin {
+        /// As it was asked for.
+        name: String,
+    },
+    /// What the operator asked for was refused, and nothing was changed: a stable name and a sentence.
+    SwapRefused {
+        /// As in `berth check --json`.
+        code: &'static str,
+        /// For the operator.
+        detail: String,
+    },
+    /// What the operator asked for can't be done as things are. The text says why, for the operator.
+    Conflict(String),
     /// The guest failed.
     Guest(Fault),
     /// The policy refused.

@@ -24,9 +24,11 @@ use crate::error::Error;
 use crate::identity::{Identity, Unavailable};
 use crate::respond::now_ms;
 use crate::runtime::plugin::{Plugin, Version};
+use crate::runtime::reload::canary::{Part, Side};
 use crate::runtime::reuse::Reuse;
 use crate::serve::Record;
-use crate::state::{Access, Host, HostLimits, Route};
+use crate::state::{Access, Host, HostLimits};
+use crate::table::Route;
 use crate::tokens::TokenFault;
 
 /// A request that may go on, with all that its call needs.
@@ -89,17 +91,17 @@ pub async fn admit(
     params: Vec<std::borrow::Cow<'_, str>>,
     request: Request<Incoming>,
 ) -> Result<Admitted, Error> {
-    let caller = caller(host, record, &route.access, &request).await?;
+    let caller = caller(host, record, route, &request).await?;
     match &route.target {
         Target::Health => Ok(Admitted::Health),
         Target::Jwks => Ok(Admitted::Jwks),
         Target::Http(plugin) => {
-            let version = ready(plugin, record)?;
-            if matches!(plugin.reuse, Reuse::Concurrent { .. }) {
+            let version = ready(plugin, record, caller.as_ref())?;
+            if matches!(plugin.spec.reuse, Reuse::Concurrent { .. }) {
                 let place = waited(
                     record,
                     &version,
-                    plugin.slots.enter(plugin.limits.wall),
+                    plugin.slots.enter(plugin.spec.limits.wall),
                     Place::queued,
                 )
                 .await?;
@@ -121,7 +123,8 @@ pub async fn admit(
             }))
         }
         Target::Auth(plugin, op) => {
-            let version = ready(plugin, record)?;
+            // By address alone: the policy is asked before anybody knows who it is, and one caller gets one version.
+            let version = ready(plugin, record, None)?;
             let info = info(record, &request);
             let input = if op.has_body() {
                 let body = read_json(request, &host.limits).await?;
@@ -195,32 +198,66 @@ async fn waited<T>(
 }
 
 async fn find_place(host: &Host, plugin: &Plugin, version: &Version) -> Result<Admission, Error> {
-    let mut place = plugin.slots.enter(plugin.limits.wall).await?;
+    let mut place = plugin.slots.enter(plugin.spec.limits.wall).await?;
     if let Some(instance) = version.shelf.take() {
         return Ok(Admission::Idle { instance, place });
     }
     let started = Instant::now();
     let instance = host
         .instances
-        .take(plugin.limits.wall, || host.give_up_idle())
+        .take(plugin.spec.limits.wall, || host.give_up_idle())
         .await?;
     place.waited(started.elapsed());
     Ok(Admission::Fresh { place, instance })
 }
 
-fn ready(plugin: &Arc<Plugin>, record: &mut Record) -> Result<Arc<Version>, Error> {
-    match &plugin.current {
-        Ok(version) => {
-            record.goes_to(plugin, Some(version));
-            Ok(Arc::clone(version))
+/// The version that answers a request, told to its record.
+fn ready(
+    plugin: &Arc<Plugin>,
+    record: &mut Record,
+    caller: Option<&Principal>,
+) -> Result<Arc<Version>, Error> {
+    match version(plugin, record, caller) {
+        Ok((version, part)) => {
+            record.goes_to(plugin, Some(&version));
+            record.takes_part(part);
+            Ok(version)
         }
-        Err(_) => {
+        Err(error) => {
             record.goes_to(plugin, None);
-            Err(Error::PluginUnavailable {
-                plugin: plugin.name.clone(),
-            })
+            Err(error)
         }
     }
+}
+
+/// The version that answers a caller, and the trial that it is a part of: in a trial, a caller gets the same one every
+/// time. Signed-in callers are known by their account, others by their address.
+fn version(
+    plugin: &Plugin,
+    record: &Record,
+    caller: Option<&Principal>,
+) -> Result<(Arc<Version>, Option<Part>), Error> {
+    let serving = plugin.serving();
+    if serving.disabled {
+        return Err(Error::PluginDisabled {
+            plugin: plugin.name.clone(),
+        });
+    }
+    let Ok(current) = &serving.current else {
+        return Err(Error::PluginUnavailable {
+            plugin: plugin.name.clone(),
+        });
+    };
+    let Some(canary) = &serving.canary else {
+        return Ok((Arc::clone(current), None));
+    };
+    let key = caller.map_or_else(|| record.client_ip(), |caller| caller.user_id.as_str());
+    let (version, side) = match canary.trial.takes(key) {
+        true => (&canary.version, Side::Candidate),
+        false => (current, Side::Current),
+    };
+    let trial = Arc::clone(&canary.trial);
+    Ok((Arc::clone(version), Some(Part { trial, side })))
 }
 
 /// Who calls: a token that the host finds valid, and a principal that the policy makes of its claims. Fails closed:
@@ -228,20 +265,18 @@ fn ready(plugin: &Arc<Plugin>, record: &mut Record) -> Result<Arc<Version>, Erro
 async fn caller(
     host: &Arc<Host>,
     record: &mut Record,
-    access: &Access,
+    route: &Route,
     request: &Request<Incoming>,
 ) -> Result<Option<Principal>, Error> {
-    let role = match access {
+    let role = match &route.access {
         Access::Public => return Ok(None),
         Access::User => None,
         Access::Role(role) => Some(role),
     };
-    let (Some(plugin), Some(version)) = (
-        &host.auth,
-        host.auth.as_ref().and_then(|a| a.current.as_ref().ok()),
-    ) else {
-        return Err(Error::AuthUnavailable);
-    };
+    let plugin = route.auth.as_ref().ok_or(Error::AuthUnavailable)?;
+    let version = &version(plugin, record, None)
+        .map_err(|_| Error::AuthUnavailable)?
+        .0;
     let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
     let Some(first) = given.next() else {
         return Err(Error::Unauthenticated { token_given: false });

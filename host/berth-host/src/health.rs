@@ -35,7 +35,7 @@ struct PostgresHealth<'a> {
 #[derive(Serialize)]
 struct PluginHealth<'a> {
     name: &'a str,
-    /// `ready` or `failed`.
+    /// `ready`, `failed`, or `disabled` by an operator.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
@@ -48,10 +48,22 @@ struct PluginHealth<'a> {
 
 /// The report.
 pub fn report(host: &Host) -> Response<ReplyBody> {
-    let plugins: Vec<PluginHealth<'_>> = host
+    let table = host.table.load();
+    let serving: Vec<_> = table
         .plugins
         .iter()
-        .map(|plugin| match &plugin.current {
+        .map(|plugin| (plugin, plugin.serving()))
+        .collect();
+    let plugins: Vec<PluginHealth<'_>> = serving
+        .iter()
+        .map(|(plugin, serving)| match &serving.current {
+            Ok(version) if serving.disabled => PluginHealth {
+                name: &plugin.name,
+                state: "disabled",
+                kind: Some(version.pre.kind()),
+                version: Some(&version.digest),
+                code: None,
+            },
             Ok(version) => PluginHealth {
                 name: &plugin.name,
                 state: "ready",

@@ -28,5 +28,6 @@ pub mod secret;
 pub mod serve;
 pub mod services;
 pub mod state;
+pub mod table;
 pub mod telemetry;
 pub mod tokens;

@@ -297,6 +297,18 @@ pub fn answer(error: &Error) -> Answer {
             "plugin-unavailable",
             format!("The plugin \"{plugin}\", which serves this path, could not be loaded."),
         ),
+        Error::PluginDisabled { plugin } => plain(
+            S::SERVICE_UNAVAILABLE,
+            "plugin-disabled",
+            format!("The plugin \"{plugin}\", which serves this path, is switched off."),
+        ),
+        Error::NoPlugin { name } => plain(
+            S::NOT_FOUND,
+            "plugin-not-found",
+            bounded(&format!("There is no plugin \"{name}\" in the manifest.")),
+        ),
+        Error::SwapRefused { code, detail } => plain(S::UNPROCESSABLE_ENTITY, *code, bounded(detail)),
+        Error::Conflict(detail) => plain(S::CONFLICT, "conflict", bounded(detail)),
         Error::Guest(fault) => guest(fault.trap),
         Error::Problem(problem) => policy(problem),
         Error::Internal(_) => plain(

@@ -22,7 +22,9 @@ use crate::metrics::{Refusal, VersionMetrics};
 use crate::route::Found;
 use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
-use crate::state::{Host, Route};
+use crate::runtime::reload::canary::Part;
+use crate::state::Host;
+use crate::table::Route;
 use crate::telemetry::{GuestSpan, RequestSpan, Summary};
 use crate::{cors, dispatch, gate, respond};
 
@@ -69,6 +71,8 @@ pub async fn request(
     let id = record.id.clone();
     // Kept only where somebody may ask.
     let origin = host
+        .table
+        .load()
         .has_cors
         .then(|| request.headers().get(header::ORIGIN).cloned())
         .flatten();
@@ -100,14 +104,16 @@ async fn handle(
     check_head(&request, host.limits.header_bytes)?;
     let uri = request.uri().clone();
     if let Some((origin, method)) = cors::preflight(request.method(), request.headers())
-        && let Found::Route { target: route, .. } = host.router.find(&method, uri.path())
+        && let Found::Route { target: route, .. } = host.table.load().router.find(&method, uri.path())
         && let Some(cors) = &route.cors
     {
         let answer = respond::preflight(cors, origin, &method);
         record.route = Some(route);
         return Ok(answer);
     }
-    let (route, params) = match host.router.find(request.method(), uri.path()) {
+    // For the look alone: the next generation may come at any time, and what is found is a copy.
+    let found = host.table.load().router.find(request.method(), uri.path());
+    let (route, params) = match found {
         Found::Route { target, params } => (target, params),
         Found::Options { allow } => return Ok(respond::options(&allow)),
         Found::WrongMethod { allow } => return Err(Error::MethodNotAllowed { allow }),
@@ -191,6 +197,8 @@ pub struct Record {
     span: Option<Box<RequestSpan>>,
     /// Who it is, where a trusted proxy says it.
     client: Option<(IpAddr, String)>,
+    /// The trial of a version that it is a part of.
+    part: Option<Part>,
 }
 
 impl Record {
@@ -218,6 +226,7 @@ impl Record {
             bytes: 0,
             done: false,
             cut: false,
+            part: None,
         }
     }
 
@@ -254,6 +263,11 @@ impl Record {
         self.version = version.cloned();
     }
 
+    /// It counts in a trial.
+    pub fn takes_part(&mut self, part: Option<Part>) {
+        self.part = part;
+    }
+
     /// The span of a guest's run for it, where traces are exported.
     pub fn guest_span(&self) -> Option<Box<GuestSpan>> {
         let (telemetry, span) = (self.peer.host.telemetry.as_ref()?, self.span.as_ref()?);
@@ -266,7 +280,7 @@ impl Record {
     fn metrics(&self) -> Option<&VersionMetrics> {
         match (&self.plugin, &self.version) {
             (_, Some(version)) => Some(&version.metrics),
-            (Some(plugin), None) => Some(&plugin.metrics.unloaded),
+            (Some(plugin), None) => Some(&plugin.ledger.metrics.unloaded),
             (None, None) => None,
         }
     }
@@ -290,7 +304,7 @@ impl Record {
             }
         }
         if let (Some(plugin), Some(refusal)) = (&self.plugin, Refusal::of(error)) {
-            plugin.metrics.refused(refusal);
+            plugin.ledger.metrics.refused(refusal);
         }
     }
 
@@ -377,6 +391,13 @@ impl Record {
             host.answered(self.status);
         } else {
             host.unfinished();
+        }
+        if let Some(part) = &self.part {
+            // A client that leaves says nothing of the version.
+            let blameless = lost.is_some() || self.trap.is_some_and(Trap::is_blameless);
+            if !blameless {
+                part.trial.count(part.side, self.cut || self.status >= 500, took);
+            }
         }
         if let Some(metrics) = self.metrics() {
             if whole {

@@ -8,25 +8,26 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::admit::{Instances, Slots};
-use crate::caps::outgoing::Client;
+use arc_swap::ArcSwap;
+
+use crate::admit::Instances;
 use crate::cors::Cors;
-use crate::dispatch::Target;
-use crate::dispatch::auth::AUTH_ROUTES;
 use crate::forwarded::TrustedProxies;
 use crate::grants::Capability;
 use crate::identity::limits::Attempts;
 use crate::identity::{IdentitySpec, SessionSpec};
 use crate::listen::tls::TlsFiles;
-use crate::metrics::{HostMetrics, PluginMetrics};
+use crate::metrics::HostMetrics;
 use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
-use crate::route::{AddError, Methods, Router};
+use crate::route::{AddError, Methods};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
-use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec, Policy, Version, load};
+use crate::runtime::load::load;
+use crate::runtime::plugin::{Plugin, PluginSpec, Version};
 use crate::services::Services;
+use crate::table::Table;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
-use crate::tokens::{TokenSpec, jwks};
+use crate::tokens::TokenSpec;
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,12 +176,8 @@ pub fn issues_tokens(plugins: &[PluginSpec]) -> bool {
 pub struct Host {
     /// The engine.
     pub runtime: Runtime,
-    /// Every plugin, loaded or not, in the manifest's order.
-    pub plugins: Vec<Arc<Plugin>>,
-    /// The routes.
-    pub router: Router<Arc<Route>>,
-    /// The `auth` policy, if the manifest names one.
-    pub auth: Option<Arc<Plugin>>,
+    /// The plugins and the routes to them, as the manifest has them now.
+    pub table: ArcSwap<Table>,
     /// Keys, database, identity store.
     pub services: Arc<Services>,
     /// How often somebody may try to sign in.
@@ -191,8 +188,6 @@ pub struct Host {
     pub instances: Arc<Instances>,
     /// Limits of the host.
     pub limits: HostLimits,
-    /// Whether any route may be called from another origin.
-    pub has_cors: bool,
     /// What is counted of the host itself.
     pub metrics: Arc<HostMetrics>,
     /// Where traces go, if they do.
@@ -206,22 +201,9 @@ pub struct Host {
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Host")
-            .field("plugins", &self.plugins)
+            .field("table", &self.table.load().generation)
             .finish_non_exhaustive()
     }
-}
-
-/// A place in the routing table.
-#[derive(Debug)]
-pub struct Route {
-    /// Its pattern, for log lines and metrics.
-    pub pattern: String,
-    /// Who may call it.
-    pub access: Access,
-    /// Which other origins may.
-    pub cors: Option<Arc<Cors>>,
-    /// What answers.
-    pub target: Target,
 }
 
 /// The host could not be built at all. Faults of single components don't end up here: their routes answer 503.
@@ -246,19 +228,6 @@ pub enum BuildError {
     Thread(#[from] std::io::Error),
 }
 
-/// One row of the route reference.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct RouteRow {
-    /// `GET`, `GET, POST`, or `any`.
-    pub methods: String,
-    /// The pattern.
-    pub path: String,
-    /// What answers: `host`, or a plugin's name.
-    pub served_by: String,
-    /// `public`, `user` or `role:<name>`.
-    pub access: String,
-}
-
 impl Host {
     /// Load everything and put the routes up. `said` is told of every plugin as it is done.
     ///
@@ -275,29 +244,21 @@ impl Host {
         let runtime = Runtime::new(spec.runtime_settings(workers)).map_err(BuildError::Engine)?;
         let plugins = load_all(&runtime, &spec.plugins, services)?;
         plugins.iter().for_each(|p| said(p));
-        let auth = plugins
-            .iter()
-            .zip(&spec.plugins)
-            .find(|(_, s)| s.policy == Some(Policy::Auth));
-        let auth = auth.map(|(p, _)| Arc::clone(p));
-        let router = router(spec, &plugins, auth.as_ref())?;
+        let table = Table::new(1, spec, plugins)?;
         let telemetry = spec.telemetry.as_ref().map(Telemetry::start);
         let telemetry = telemetry.transpose().map_err(BuildError::Telemetry)?;
         Ok(Self {
             runtime,
-            router,
-            auth,
+            table: ArcSwap::from_pointee(table),
             services: Arc::clone(services),
             attempts: Attempts::new(&spec.identity),
             trusted_proxies: spec.trusted_proxies.clone(),
             instances: Arc::new(Instances::new(spec.limits.instances)),
-            has_cors: spec.cors.is_some() || spec.routes.iter().any(|route| route.cors.is_some()),
             limits: spec.limits,
             metrics: Arc::default(),
             telemetry,
             started: Instant::now(),
             cutting: AtomicBool::new(false),
-            plugins,
         })
     }
 }
@@ -306,12 +267,17 @@ impl Host {
     /// Drop one idle instance of any plugin, so that another can be made. False if there is none.
     pub fn give_up_idle(&self) -> bool {
         self.versions()
+            .iter()
             .any(|version| version.shelf.give_up_one() || version.workers.give_up_idle())
     }
 
-    /// What every plugin serves.
-    pub fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
-        self.plugins.iter().filter_map(|p| p.current.as_ref().ok())
+    /// What every plugin serves, candidates included.
+    pub fn versions(&self) -> Vec<Arc<Version>> {
+        let table = self.table.load();
+        let serving = table.plugins.iter().map(|plugin| plugin.serving());
+        serving
+            .flat_map(|serving| serving.versions().cloned().collect::<Vec<_>>())
+            .collect()
     }
 }
 
@@ -330,150 +296,14 @@ fn load_all(
                 specs
                     .iter()
                     .map(|spec| (spec, load(runtime, spec)))
-                    .map(|(spec, loaded)| plugin(spec, loaded, services))
+                    .map(|(spec, loaded)| {
+                        let ledger = Arc::default();
+                        Arc::new(Plugin::new(spec.clone(), services, ledger, loaded, false))
+                    })
                     .collect()
             })?;
         compiling
             .join()
             .map_err(|_| BuildError::Engine(wasmtime::Error::msg("the compiler panicked")))
     })
-}
-
-fn plugin(spec: &PluginSpec, loaded: Result<Version, LoadFault>, services: &Arc<Services>) -> Arc<Plugin> {
-    Arc::new(Plugin {
-        name: spec.name.clone(),
-        limits: spec.limits,
-        reuse: spec.reuse,
-        grants: spec.grants.clone(),
-        settings: spec.settings.clone(),
-        sql: services.sql_of(&spec.name),
-        services: Arc::clone(services),
-        outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
-        log: spec.log,
-        slots: Slots::new(spec.limits.concurrency),
-        metrics: PluginMetrics::default(),
-        current: loaded.map(Arc::new),
-    })
-}
-
-fn router(
-    spec: &HostSpec,
-    plugins: &[Arc<Plugin>],
-    auth: Option<&Arc<Plugin>>,
-) -> Result<Router<Arc<Route>>, BuildError> {
-    let mut router = Router::new();
-    let mut add =
-        |path: &str, methods: &Methods, access: Access, cors: &Option<Arc<Cors>>, target: Target| {
-            let route = Arc::new(Route {
-                pattern: path.to_owned(),
-                access,
-                cors: cors.clone(),
-                target,
-            });
-            router
-                .add(path, methods, route, 0)
-                .map_err(|error| BuildError::Route {
-                    path: path.to_owned(),
-                    error,
-                })
-        };
-    add(
-        "/health",
-        &Methods::Only(vec![http::Method::GET]),
-        Access::Public,
-        &spec.cors,
-        Target::Health,
-    )?;
-    if spec.needs().ring {
-        add(
-            jwks::PATH,
-            &Methods::Only(vec![http::Method::GET]),
-            Access::Public,
-            &spec.cors,
-            Target::Jwks,
-        )?;
-    }
-    if let Some(auth) = auth {
-        for route in AUTH_ROUTES {
-            let access = if route.op.needs_caller() {
-                Access::User
-            } else {
-                Access::Public
-            };
-            let methods = Methods::Only(vec![route.method.clone()]);
-            add(
-                route.path,
-                &methods,
-                access,
-                &spec.cors,
-                Target::Auth(Arc::clone(auth), route.op),
-            )?;
-        }
-    }
-    for route in &spec.routes {
-        let plugin = plugins.iter().find(|p| p.name == route.plugin);
-        if let Some(plugin) = plugin {
-            add(
-                &route.path,
-                &route.methods,
-                route.access.clone(),
-                &route.cors,
-                Target::Http(Arc::clone(plugin)),
-            )?;
-        }
-    }
-    Ok(router)
-}
-
-/// The route reference of a manifest, host and policy routes first.
-pub fn route_table(spec: &HostSpec) -> Vec<RouteRow> {
-    let row = |methods: String, path: &str, served_by: &str, access: &Access| RouteRow {
-        methods,
-        path: path.to_owned(),
-        served_by: served_by.to_owned(),
-        access: match access {
-            Access::Public => "public".to_owned(),
-            Access::User => "user".to_owned(),
-            Access::Role(role) => format!("role:{role}"),
-        },
-    };
-    let mut rows = vec![row("GET".to_owned(), "/health", "host", &Access::Public)];
-    if spec.needs().ring {
-        rows.push(row("GET".to_owned(), jwks::PATH, "host", &Access::Public));
-    }
-    if let Some(auth) = spec.plugins.iter().find(|p| p.policy == Some(Policy::Auth)) {
-        rows.extend(AUTH_ROUTES.iter().map(|route| {
-            let access = if route.op.needs_caller() {
-                Access::User
-            } else {
-                Access::Public
-            };
-            row(route.method.to_string(), route.path, &auth.name, &access)
-        }));
-    }
-    rows.extend(spec.routes.iter().map(|route| {
-        let methods = match &route.methods {
-            Methods::Any => "any".to_owned(),
-            Methods::Only(list) => list
-                .iter()
-                .map(http::Method::as_str)
-                .collect::<Vec<_>>()
-                .join(", "),
-        };
-        row(methods, &route.path, &route.plugin, &route.access)
-    }));
-    rows
-}
-
-/// The paths that the host and its policies take, which no manifest route may.
-pub fn fixed_routes(has_auth: bool, has_ring: bool) -> Vec<(&'static str, http::Method)> {
-    let auth = AUTH_ROUTES
-        .iter()
-        .filter(|_| has_auth)
-        .map(|r| (r.path, r.method.clone()));
-    let keys = has_ring.then_some((jwks::PATH, http::Method::GET));
-    std::iter::once(("/health", http::Method::GET))
-        .chain(keys)
-        .chain(auth)
-        .collect()
 }

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use berth_host::config::{self, Environment, ManifestFault};
 use berth_host::files::Files;
 use berth_host::runtime::engine::Runtime;
-use berth_host::runtime::plugin::inspect;
-use berth_host::state::{HostSpec, route_table};
+use berth_host::runtime::load::inspect;
+use berth_host::state::HostSpec;
+use berth_host::table::route_table;
 use serde_json::json;
 
 use crate::args::{CheckArgs, ReadArgs};

@@ -1,7 +1,7 @@
 //! One checked component, for people and for programs.
 
 use berth_host::contract::{Fault, Memory, Report};
-use berth_host::runtime::plugin::Inspection;
+use berth_host::runtime::load::Inspection;
 use bytesize::ByteSize;
 use serde::Serialize;
 

@@ -210,13 +210,14 @@ fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, S
 }
 
 fn announce(plugin: &Plugin) {
-    match &plugin.current {
+    match &plugin.serving().current {
         Ok(version) => tracing::info!(
             target: "berth::plugin",
             plugin = plugin.name,
             version = version.digest,
             kind = version.pre.kind(),
-            took_ms = u64::try_from(version.took.as_millis()).unwrap_or(u64::MAX),
+            took_ms = u64::try_from(version.steps.total().as_millis()).unwrap_or(u64::MAX),
+            cached = version.steps.cached,
             "loaded",
         ),
         Err(fault) => tracing::error!(

@@ -46,7 +46,7 @@ impl<T> log::HostWithStore<T> for HasLog {
             let task = view.tasks.iter().find(|task| Some(task.id) == root);
             Arc::clone(task.map_or(view.origin, |task| &task.origin))
         };
-        if heard(level) <= origin.plugin.log && origin.take_line() {
+        if heard(level) <= origin.plugin.spec.log && origin.take_line() {
             emit(&origin, level, &message, &fields);
         }
         Ok(())

@@ -121,7 +121,7 @@ fn target(request: &Request<WasiBody>) -> Result<Target, Error> {
 fn denied(origin: &Origin, target: &Target, entry: &str, why: &str) {
     if origin.take_line() {
         let plugin = &origin.plugin;
-        let grants = plugin.grants.line_with_host(entry);
+        let grants = plugin.spec.grants.line_with_host(entry);
         tracing::warn!(
             target: "berth::guest",
             plugin = plugin.name,

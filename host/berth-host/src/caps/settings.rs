@@ -36,6 +36,6 @@ impl HasData for HasSettings {
 /// It is linked already.
 pub fn add_to_linker(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     settings::add_to_linker::<_, HasSettings>(linker, |ctx: &mut Ctx| SettingsView {
-        settings: &ctx.origin().plugin.settings,
+        settings: &ctx.origin().plugin.spec.settings,
     })
 }

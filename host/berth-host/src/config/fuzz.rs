@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::{fixed_routes, issues_tokens};
+use crate::state::issues_tokens;
+use crate::table::fixed_routes;
 
 /// With most of the keys that there are.
 const GOOD: &str = r#"# A manifest.

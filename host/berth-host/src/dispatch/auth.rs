@@ -189,7 +189,10 @@ pub async fn call(
         info,
         admission,
     } = call;
-    let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
+    let meter = Arc::new(Meter::new(
+        plugin.spec.limits.cpu,
+        Arc::clone(&host.runtime.turns),
+    ));
     record.runs(&meter);
     let bill = Bill::open(record, &version, &meter);
     let origin = Arc::new(Origin::new(
@@ -272,7 +275,10 @@ pub async fn authenticate(
     info: RequestInfo,
     Bearer { claims, ours }: Bearer,
 ) -> Result<Principal, Error> {
-    let meter = Arc::new(Meter::new(plugin.limits.cpu, Arc::clone(&host.runtime.turns)));
+    let meter = Arc::new(Meter::new(
+        plugin.spec.limits.cpu,
+        Arc::clone(&host.runtime.turns),
+    ));
     let origin = Arc::new(Origin::new(
         Arc::clone(plugin),
         Arc::clone(version),
@@ -348,7 +354,7 @@ async fn perform<T>(
     admission: Admission,
     call: impl AsyncFnOnce(&mut Instance) -> wasmtime::Result<T>,
 ) -> Result<T, Error> {
-    let wall = origin.plugin.limits.wall;
+    let wall = origin.plugin.spec.limits.wall;
     let mut instance = Instance::obtain(&host.runtime, Arc::clone(origin), meter, admission);
     let error = match timeout(wall, metered(meter, call(&mut instance))).await {
         Ok(Ok(answer)) => {

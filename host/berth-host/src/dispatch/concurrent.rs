@@ -78,7 +78,7 @@ pub async fn call(
         caller,
         place,
     } = call;
-    let wall = plugin.limits.wall;
+    let wall = plugin.spec.limits.wall;
     let patience = host.limits.idle_time;
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(

@@ -59,7 +59,7 @@ pub async fn call(
         caller,
         admission,
     } = call;
-    let limits = plugin.limits;
+    let limits = plugin.spec.limits;
     let is_head = request.method() == http::Method::HEAD;
     let origin = Arc::new(Origin::new(
         plugin,

@@ -86,10 +86,7 @@ impl Shutdown {
         self.connections.close();
         let quiet = async {
             self.connections.wait().await;
-            host.versions().for_each(|version| {
-                version.shelf.close();
-                version.workers.close();
-            });
+            host.versions().iter().for_each(|version| version.retire());
             // Guests that still work after their answer keep their place until they are done.
             host.instances.all_gone().await;
         };
@@ -106,7 +103,7 @@ pub async fn sweep(host: Arc<Host>, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(IDLE / 4);
     loop {
         tokio::select! {
-            _ = ticks.tick() => host.versions().for_each(|version| version.shelf.give_up_older(IDLE)),
+            _ = ticks.tick() => host.versions().iter().for_each(|version| version.shelf.give_up_older(IDLE)),
             () = shutdown.stop.cancelled() => return,
         }
     }

@@ -1,5 +1,7 @@
 //! Every metric.
 
+use std::sync::Arc;
+
 use wasmtime::PoolingAllocatorMetrics;
 
 use super::counters::{Listener, VersionMetrics};
@@ -10,10 +12,13 @@ use crate::postgres::Postgres;
 use crate::runtime::engine::PoolSizes;
 use crate::runtime::plugin::Plugin;
 use crate::state::Host;
+use crate::table::Table;
 
 /// What one answer of `/metrics` is made from.
 pub struct Scrape<'a> {
     host: &'a Host,
+    table: Arc<Table>,
+    versions: Vec<(usize, String, Arc<VersionMetrics>)>,
     process: Process,
     pool: Option<PoolingAllocatorMetrics>,
     sizes: PoolSizes,
@@ -30,8 +35,17 @@ impl std::fmt::Debug for Scrape<'_> {
 impl<'a> Scrape<'a> {
     /// Look at the process and the pools now.
     pub fn new(host: &'a Host) -> Self {
+        let table = host.table.load_full();
+        let versions = table.plugins.iter().enumerate().flat_map(|(at, plugin)| {
+            let counted = plugin.ledger.counted();
+            counted
+                .into_iter()
+                .map(move |(digest, metrics)| (at, digest, metrics))
+        });
         Self {
             host,
+            versions: versions.collect(),
+            table,
             process: Process::read(),
             pool: host.runtime.engine.pooling_allocator_metrics(),
             sizes: host.runtime.pool_sizes(),
@@ -39,7 +53,7 @@ impl<'a> Scrape<'a> {
     }
 
     fn plugins(&self) -> impl Iterator<Item = &Plugin> {
-        self.host.plugins.iter().map(AsRef::as_ref)
+        self.table.plugins.iter().map(AsRef::as_ref)
     }
 
     fn postgres(&self) -> Option<&Postgres> {
@@ -52,12 +66,17 @@ impl<'a> Scrape<'a> {
             .filter_map(|plugin| Some((plugin.name.as_str(), plugin.sql.as_deref()?)))
     }
 
-    /// Each plugin's name with the version that it serves, and that version's counters; the version is "" where none
-    /// could be loaded.
+    /// Each plugin's name with its latest versions, and their counters; the version is "" where none has been loaded, or
+    /// requests came while none was.
     fn versions(&self) -> impl Iterator<Item = ([&str; 2], &VersionMetrics)> {
-        self.plugins().map(|plugin| match &plugin.current {
-            Ok(version) => ([plugin.name.as_str(), version.digest.as_str()], &version.metrics),
-            Err(_) => ([plugin.name.as_str(), ""], &plugin.metrics.unloaded),
+        self.table.plugins.iter().enumerate().flat_map(|(at, plugin)| {
+            let name = plugin.name.as_str();
+            let counted = self.versions.iter().filter(move |(of, ..)| *of == at);
+            let counted =
+                counted.map(move |(_, digest, metrics)| ([name, digest.as_str()], metrics.as_ref()));
+            let unloaded = &plugin.ledger.metrics.unloaded;
+            let has_unloaded = plugin.current().is_none() || unloaded.requests().any(|(_, n)| n > 0);
+            counted.chain(has_unloaded.then_some(([name, ""], unloaded)))
         })
     }
 }
@@ -175,6 +194,7 @@ pub const METRICS: &[Metric] = &[
                 &[],
                 s.host
                     .versions()
+                    .iter()
                     .map(|v| v.shelf.len() + v.workers.idle())
                     .sum::<usize>(),
             )
@@ -463,7 +483,7 @@ pub const METRICS: &[Metric] = &[
         "Places of the plugin (`limits.concurrency`).",
         |s, f| {
             for plugin in s.plugins() {
-                f.value(&[&plugin.name], plugin.limits.concurrency);
+                f.value(&[&plugin.name], plugin.spec.limits.concurrency);
             }
         },
     ),
@@ -485,7 +505,7 @@ pub const METRICS: &[Metric] = &[
         "Requests that were sent away without a run, by the code of the answer.",
         |s, f| {
             for plugin in s.plugins() {
-                let refusals = plugin.metrics.refusals();
+                let refusals = plugin.ledger.metrics.refusals();
                 refusals.for_each(|(code, n)| f.value(&[&plugin.name, code], n));
             }
         },
@@ -497,7 +517,7 @@ pub const METRICS: &[Metric] = &[
         "Lines that the guest wrote and the log did not take, because their request had written too many.",
         |s, f| {
             for plugin in s.plugins() {
-                f.value(&[&plugin.name], plugin.metrics.lines_suppressed());
+                f.value(&[&plugin.name], plugin.ledger.metrics.lines_suppressed());
             }
         },
     ),

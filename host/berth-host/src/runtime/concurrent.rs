@@ -119,12 +119,12 @@ impl HandlerState for Pool {
         let host = self.host.upgrade().ok_or_else(gone)?;
         let plugin = self.plugin.upgrade().ok_or_else(gone)?;
         let version = self.version.upgrade().ok_or_else(gone)?;
-        let Reuse::Concurrent { at_once, .. } = plugin.reuse else {
+        let Reuse::Concurrent { at_once, .. } = plugin.spec.reuse else {
             return Err(wasmtime::Error::msg(
                 "the plugin's instances serve one request at a time",
             ));
         };
-        let limits = plugin.limits;
+        let limits = plugin.spec.limits;
         let permit = host
             .instances
             .take(limits.wall, || host.give_up_idle())

@@ -123,7 +123,7 @@ impl Origin {
     pub fn take_line(&self) -> bool {
         let before = self.lines.fetch_add(1, Ordering::Relaxed);
         if before >= MAX_LINES {
-            self.plugin.metrics.line_suppressed();
+            self.plugin.ledger.metrics.line_suppressed();
         }
         if before == MAX_LINES {
             tracing::warn!(
@@ -280,7 +280,7 @@ impl Instance {
                 *instance
             }
             Admission::Fresh { place, instance } => Self {
-                uses: origin.plugin.reuse.uses(),
+                uses: origin.plugin.spec.reuse.uses(),
                 lease: Some(Lease(Arc::clone(&origin))),
                 store: store(runtime, origin, meter, Some(place)),
                 exports: None,
@@ -298,7 +298,7 @@ impl Instance {
         instance: OwnedSemaphorePermit,
     ) -> Self {
         Self {
-            uses: origin.plugin.reuse.uses(),
+            uses: origin.plugin.spec.reuse.uses(),
             // The worker knows when its store ends.
             lease: None,
             store: store(runtime, origin, meter, None),
@@ -377,8 +377,8 @@ impl Instance {
 fn store(runtime: &Runtime, origin: Arc<Origin>, meter: &Arc<Meter>, place: Option<Place>) -> Store<Ctx> {
     let current = Arc::new(CurrentOrigin(Mutex::new(Arc::clone(&origin))));
     let mut wasi = WasiCtx::builder();
-    wasi.stdout(GuestOutput::stdout(&current, origin.plugin.log))
-        .stderr(GuestOutput::stderr(&current, origin.plugin.log))
+    wasi.stdout(GuestOutput::stdout(&current, origin.plugin.spec.log))
+        .stderr(GuestOutput::stderr(&current, origin.plugin.spec.log))
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
@@ -391,7 +391,7 @@ fn store(runtime: &Runtime, origin: Arc<Origin>, meter: &Arc<Meter>, place: Opti
     }
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(MAX_FIELDS);
-    let memory_limit = origin.plugin.limits.memory;
+    let memory_limit = origin.plugin.spec.limits.memory;
     let ctx = Ctx {
         table,
         wasi,

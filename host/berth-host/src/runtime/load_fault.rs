@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::plugin::MAX_COMPONENT;
+use super::load::MAX_COMPONENT;
 use crate::contract::{Fault, Faults};
 
 /// Why a component can't be served. Its text says what to do.

@@ -1,7 +1,9 @@
 //! The Wasm side: one engine, plugins that are loaded once, an instance per request.
 //!
 //! - [`engine`]: the engine, its pools, the ticker.
-//! - [`plugin`]: from a file to something that can be instantiated, or a sentence that says why not.
+//! - [`plugin`]: a plugin, and the versions of it.
+//! - [`load`]: from a component's bytes to something that can be instantiated, or a sentence that says why not.
+//! - [`journal`]: the last lines of a plugin.
 //! - [`cache`]: machine code on disk.
 //! - [`signature`]: who has signed a component.
 //! - [`reload`]: other versions, and another manifest, while the host serves.
@@ -20,8 +22,10 @@ pub mod concurrent;
 pub mod engine;
 mod folders;
 pub mod instance;
+pub mod journal;
 pub mod limits;
 pub mod link;
+pub mod load;
 pub mod load_fault;
 pub mod plugin;
 pub mod reload;

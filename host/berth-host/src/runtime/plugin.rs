@@ -1,39 +1,35 @@
-//! From a file to something that can be instantiated, or a sentence that says why not.
+//! A plugin, and the versions of it.
+//!
+//! Scope of the state: a [`PluginSpec`] is what the manifest says; a [`Plugin`] is that, in force, and lives until the
+//! manifest says something else of it; a [`Version`] is one component of it, and lives until its last request has ended; the
+//! [`Ledger`] is what is known of the plugin by its name, and outlives both.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use arc_swap::{ArcSwap, Guard};
 use tracing::level_filters::LevelFilter;
-use wasmtime::component::{Component, InstancePre};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi_http::handler::ProxyPre;
 
 use super::concurrent::Workers;
-use super::engine::Runtime;
 use super::instance::Ctx;
+use super::journal::Journal;
+use super::load::{Source, Steps};
 pub use super::load_fault::LoadFault;
-use super::load_fault::{memory_limit, one_line};
+use super::reload::canary::Trial;
 use super::reuse::{Reuse, Shelf};
 use super::streak::Streak;
-use super::{folders, link};
 use crate::admit::Slots;
 use crate::caps::outgoing::Client;
 use crate::caps::settings::Settings;
 use crate::caps::sql;
-use crate::contract::{self, Fault, FaultKind, Faults, Kind, Report};
 use crate::dispatch::auth::bindings::AuthPolicyPre;
-use crate::grants::{Capability, Grants};
+use crate::grants::Grants;
 use crate::metrics::{PluginMetrics, VersionMetrics};
 use crate::services::Services;
-
-/// The largest component file, in bytes. A Python component has about 40 MiB.
-pub const MAX_COMPONENT: u64 = 256 * 1024 * 1024;
-
-/// The unit of memories, in bytes.
-const WASM_PAGE: u64 = 64 * 1024;
 
 /// Which policy a plugin is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +71,7 @@ pub struct PluginLimits {
 }
 
 /// What the manifest says of a plugin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginSpec {
     /// Its name.
     pub name: String,
@@ -95,32 +91,23 @@ pub struct PluginSpec {
     pub log: LevelFilter,
 }
 
-/// A plugin by its name: what stays the same when its component changes.
+/// A plugin as the manifest has it, with what serves its requests.
 pub struct Plugin {
     /// Its name, as in the manifest and in every log line.
     pub name: String,
-    /// Its limits.
-    pub limits: PluginLimits,
-    /// Whether its instances serve more than one request.
-    pub reuse: Reuse,
-    /// What it may use.
-    pub grants: Grants,
-    /// Its settings.
-    pub settings: Settings,
+    /// What the manifest says of it.
+    pub spec: PluginSpec,
     /// Keys, database, identity store, for its host functions.
     pub services: Arc<Services>,
     /// Its connections to Postgres; nothing unless it may have any.
     pub sql: Option<Arc<sql::Pool>>,
     /// What calls other hosts for it; nothing unless it may call any.
     pub outgoing: Option<Client>,
-    /// The most talkative level at which its guest is heard.
-    pub log: LevelFilter,
     /// Its share of the host's concurrency.
     pub slots: Slots,
-    /// What is counted of it whatever its version.
-    pub metrics: PluginMetrics,
-    /// What is served; or why nothing is.
-    pub current: Result<Arc<Version>, LoadFault>,
+    /// What is known of it whatever the manifest says.
+    pub ledger: Arc<Ledger>,
+    serving: ArcSwap<Serving>,
 }
 
 impl fmt::Debug for Plugin {
@@ -131,14 +118,171 @@ impl fmt::Debug for Plugin {
     }
 }
 
+/// What answers a plugin's requests at one moment. Never changed, only replaced.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// What is served; or why nothing is.
+    pub current: Result<Arc<Version>, LoadFault>,
+    /// Another version that a share of the callers gets.
+    pub canary: Option<Canary>,
+    /// An operator has switched it off.
+    pub disabled: bool,
+}
+
+/// A version on trial.
+#[derive(Clone, Debug)]
+pub struct Canary {
+    /// The candidate.
+    pub version: Arc<Version>,
+    /// Who gets it, and how it does.
+    pub trial: Arc<Trial>,
+}
+
+impl Serving {
+    /// The versions that may get requests.
+    pub fn versions(&self) -> impl Iterator<Item = &Arc<Version>> {
+        let candidate = self.canary.iter().map(|canary| &canary.version);
+        self.current.iter().chain(candidate)
+    }
+}
+
+impl Plugin {
+    /// From what the manifest says, with what it shares with the process.
+    pub fn new(
+        spec: PluginSpec,
+        services: &Arc<Services>,
+        ledger: Arc<Ledger>,
+        current: Result<Version, LoadFault>,
+        disabled: bool,
+    ) -> Self {
+        let current = current.map(|version| ledger.enter(version));
+        Self {
+            name: spec.name.clone(),
+            services: Arc::clone(services),
+            sql: services.sql_of(&spec.name),
+            outgoing: (!spec.grants.http().is_empty()).then(|| Client::new(spec.grants.http())),
+            slots: Slots::new(spec.limits.concurrency),
+            ledger,
+            serving: ArcSwap::from_pointee(Serving {
+                current,
+                canary: None,
+                disabled,
+            }),
+            spec,
+        }
+    }
+
+    /// What answers its requests now. For a moment only: whoever waits in between takes a copy.
+    pub fn serving(&self) -> Guard<Arc<Serving>> {
+        self.serving.load()
+    }
+
+    /// The version that is served, if there is one.
+    pub fn current(&self) -> Option<Arc<Version>> {
+        self.serving.load().current.as_ref().ok().map(Arc::clone)
+    }
+
+    /// Replace what answers its requests, in one step. What is no longer served is retired: requests in flight finish on
+    /// it, idle instances go at once, and with the last of them its memory.
+    ///
+    /// Only one caller at a time; see [`super::reload`].
+    pub fn serve(&self, next: Serving) {
+        let kept: Vec<*const Version> = next.versions().map(Arc::as_ptr).collect();
+        let before = self.serving.swap(Arc::new(next));
+        for version in before.versions() {
+            if !kept.contains(&Arc::as_ptr(version)) {
+                version.retire();
+            }
+        }
+    }
+
+    /// It is no longer in the manifest: all of its versions are retired.
+    pub fn retire(&self) {
+        self.serving
+            .load()
+            .versions()
+            .for_each(|version| version.retire());
+    }
+}
+
+/// How many versions of a plugin are counted apart, so that the figures of one that was replaced can still be compared.
+const COUNTED: usize = 8;
+
+/// What is known of a plugin by its name for as long as the process lives.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// What is counted whatever its version.
+    pub metrics: PluginMetrics,
+    /// What its guests wrote, and what became of them, lately.
+    pub journal: Journal,
+    versions: Mutex<Versions>,
+}
+
+#[derive(Debug, Default)]
+struct Versions {
+    /// By digest, the latest last.
+    counted: Vec<(String, Arc<VersionMetrics>)>,
+    /// Every version that may still have a request.
+    alive: Vec<Weak<Version>>,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Versions> {
+        // Nothing in here is half done between two statements.
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A version is there. One with the same bytes as an earlier one goes on with its counters.
+    pub fn enter(&self, mut version: Version) -> Arc<Version> {
+        let mut versions = self.lock();
+        let known = versions
+            .counted
+            .iter()
+            .position(|(digest, _)| *digest == version.digest);
+        let entry = match known {
+            Some(at) => versions.counted.remove(at),
+            None => (version.digest.clone(), Arc::clone(&version.metrics)),
+        };
+        version.metrics = Arc::clone(&entry.1);
+        versions.counted.push(entry);
+        if versions.counted.len() > COUNTED {
+            versions.counted.remove(0);
+        }
+        let version = Arc::new(version);
+        versions.alive.retain(|version| version.strong_count() > 0);
+        versions.alive.push(Arc::downgrade(&version));
+        version
+    }
+
+    /// How many versions are in memory: the current one, a candidate, and those whose requests have not all ended.
+    pub fn alive(&self) -> usize {
+        self.lock()
+            .alive
+            .iter()
+            .filter(|version| version.strong_count() > 0)
+            .count()
+    }
+
+    /// The counters of the latest versions, by digest, the latest last.
+    pub fn counted(&self) -> Vec<(String, Arc<VersionMetrics>)> {
+        self.lock().counted.clone()
+    }
+}
+
 /// One component of a plugin, compiled and linked.
 pub struct Version {
     /// The first 12 hexadecimal digits of the file's SHA-256.
     pub digest: String,
+    /// All 64 of them.
+    pub sha256: String,
+    /// The file's size in bytes.
+    pub size: usize,
     /// What to instantiate.
     pub pre: Pre,
-    /// How long compiling and linking took.
-    pub took: Duration,
+    /// The names of what it imports.
+    pub imports: Vec<String>,
+    /// How long it took to get here.
+    pub steps: Steps,
     /// The folders that it may see, open; nothing unless some are granted.
     pub folders: Option<WasiFilesystemCtx>,
     /// Its instances that wait for their next request.
@@ -150,7 +294,39 @@ pub struct Version {
     /// Of an `auth` policy, those of `authenticate` alone: what else fails must not lock anybody out.
     pub callers: Streak,
     /// What is counted of it.
-    pub metrics: VersionMetrics,
+    pub metrics: Arc<VersionMetrics>,
+}
+
+impl Version {
+    /// Nothing has happened to it yet.
+    pub(super) fn new(
+        source: &Source,
+        pre: Pre,
+        imports: Vec<String>,
+        folders: Option<WasiFilesystemCtx>,
+        steps: Steps,
+    ) -> Self {
+        Self {
+            digest: source.digest().to_owned(),
+            sha256: source.sha256.clone(),
+            size: source.bytes.len(),
+            pre,
+            imports,
+            steps,
+            folders,
+            shelf: Shelf::default(),
+            workers: Workers::default(),
+            streak: Streak::default(),
+            callers: Streak::default(),
+            metrics: Arc::default(),
+        }
+    }
+
+    /// Nobody new is sent to it: its idle instances go, and every other one when its request has ended.
+    pub fn retire(&self) {
+        self.shelf.close();
+        self.workers.close();
+    }
 }
 
 impl fmt::Debug for Version {
@@ -188,223 +364,5 @@ impl Pre {
             Self::Http(ProxyPre::P2(_)) => "wasi:http 0.2 handler",
             Self::Http(ProxyPre::P3(_)) => "wasi:http 0.3 handler (experimental)",
         }
-    }
-}
-
-/// Read, check, compile and link a plugin's component. Takes the thread for as long as it takes: 50 to 180 ms for a
-/// Rust component.
-///
-/// # Errors
-/// Everything that [`LoadFault`] names.
-pub fn load(runtime: &Runtime, spec: &PluginSpec) -> Result<Version, LoadFault> {
-    let started = Instant::now();
-    let compiled = compile(runtime, spec)?;
-    finish(runtime, spec, &compiled, started)
-}
-
-/// All that can be said of a plugin's component.
-#[derive(Debug)]
-pub struct Inspection {
-    /// What [`load`] gives.
-    pub loaded: Result<Version, LoadFault>,
-    /// What it is made of; nothing if it doesn't compile.
-    pub report: Option<Report>,
-}
-
-/// The same as [`load`], with a report. `bare` is for a component without a manifest: it is whatever policy it
-/// exports unless `spec` names one, and gets what it imports.
-pub fn inspect(runtime: &Runtime, spec: &PluginSpec, bare: bool) -> Inspection {
-    let started = Instant::now();
-    let compiled = match compile(runtime, spec) {
-        Ok(compiled) => compiled,
-        Err(fault) => {
-            return Inspection {
-                loaded: Err(fault),
-                report: None,
-            };
-        }
-    };
-    let report = contract::report(&compiled.bytes, (!bare).then_some(&spec.grants));
-    let loaded = if bare {
-        let spec = PluginSpec {
-            policy: spec.policy.or_else(|| contract::policy_of(&report.exports)),
-            grants: Grants::new(Capability::ALL.to_vec()),
-            ..spec.clone()
-        };
-        finish(runtime, &spec, &compiled, started)
-    } else {
-        finish(runtime, spec, &compiled, started)
-    };
-    Inspection {
-        loaded,
-        report: Some(report),
-    }
-}
-
-struct Compiled {
-    bytes: Vec<u8>,
-    digest: String,
-    component: Component,
-}
-
-fn compile(runtime: &Runtime, spec: &PluginSpec) -> Result<Compiled, LoadFault> {
-    let bytes = read(&spec.component)?;
-    sniff(&bytes)?;
-    let digest: String = Sha256::digest(&bytes)
-        .iter()
-        .take(6)
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    let component =
-        Component::from_binary(&runtime.engine, &bytes).map_err(|e| LoadFault::of_compiling(&e))?;
-    // The pools are made for the largest limit of all plugins; this one may have a smaller one.
-    let largest = component
-        .resources_required()
-        .and_then(|r| r.max_initial_memory_size)
-        .map_or(0, |pages| pages.saturating_mul(WASM_PAGE));
-    if largest > spec.limits.memory as u64 {
-        return Err(LoadFault::Oversized(memory_limit(
-            largest,
-            spec.limits.memory as u64,
-        )));
-    }
-    Ok(Compiled {
-        bytes,
-        digest,
-        component,
-    })
-}
-
-fn finish(
-    runtime: &Runtime,
-    spec: &PluginSpec,
-    compiled: &Compiled,
-    started: Instant,
-) -> Result<Version, LoadFault> {
-    let pre = prepare(runtime, spec, compiled)?;
-    let folders = folders::open(spec.grants.folders())?;
-    Ok(Version {
-        digest: compiled.digest.clone(),
-        pre,
-        folders,
-        took: started.elapsed(),
-        shelf: Shelf::default(),
-        workers: Workers::default(),
-        streak: Streak::default(),
-        callers: Streak::default(),
-        metrics: VersionMetrics::default(),
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, LoadFault> {
-    let unreadable = |e: std::io::Error| LoadFault::Unreadable {
-        path: path.to_owned(),
-        reason: match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                "there is no such file; build the component, or correct `component`".to_owned()
-            }
-            _ => e.to_string(),
-        },
-    };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_COMPONENT {
-        return Err(LoadFault::TooLarge { size });
-    }
-    std::fs::read(path).map_err(unreadable)
-}
-
-/// The preamble (component model binary format): magic, then version and layer. Layer 0 is a core module.
-fn sniff(bytes: &[u8]) -> Result<(), LoadFault> {
-    match bytes {
-        [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(if contract::is_preview1(bytes) {
-            LoadFault::Preview1
-        } else {
-            LoadFault::CoreModule
-        }),
-        [b'\0', b'a', b's', b'm', ..] => Ok(()),
-        _ => {
-            let begins = bytes.get(..bytes.len().min(8)).unwrap_or_default();
-            Err(LoadFault::NotWasm {
-                begins: String::from_utf8_lossy(begins).into_owned(),
-            })
-        }
-    }
-}
-
-fn prepare(runtime: &Runtime, spec: &PluginSpec, compiled: &Compiled) -> Result<Pre, LoadFault> {
-    let ty = compiled.component.component_type();
-    let exports: Vec<String> = ty
-        .exports(&runtime.engine)
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let imports: Vec<String> = ty
-        .imports(&runtime.engine)
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let unfit = |otherwise: Vec<Fault>| {
-        // A component that the decoder has no words for is told by its names and in wasmtime's words.
-        let explained = contract::explain(&compiled.bytes, spec.policy, &spec.grants).unwrap_or_default();
-        LoadFault::Unfit(Faults::new(explained, otherwise))
-    };
-    let kind = contract::classify(spec.policy, &exports).map_err(|fault| unfit(vec![*fault]))?;
-    let missing = spec.grants.missing(imports.iter().map(String::as_str));
-    if !missing.is_empty() {
-        let faults = missing
-            .iter()
-            .map(|m| Fault::new(FaultKind::NotGranted, m.to_string()));
-        return Err(unfit(faults.collect()));
-    }
-    concurrent(spec, kind, &imports)?;
-    linked(runtime, spec, kind, &compiled.component).map_err(|error| {
-        let text = format!("its imports or exports don't fit this host: {}", one_line(&error));
-        unfit(vec![Fault::new(FaultKind::Other, text)])
-    })
-}
-
-/// Whether a component can serve several requests at once, if it is to.
-fn concurrent(spec: &PluginSpec, kind: Kind, imports: &[String]) -> Result<(), LoadFault> {
-    if !matches!(spec.reuse, Reuse::Concurrent { .. }) {
-        return Ok(());
-    }
-    if kind != Kind::Http03 {
-        return Err(LoadFault::NotConcurrent(
-            "`reuse = \"concurrent\"` is for handlers of wasi:http 0.3, and this component isn't one; use \"serial\""
-                .to_owned(),
-        ));
-    }
-    let waits = |name: &&String| Capability::of_import(name).is_some_and(Capability::waits);
-    match imports.iter().find(waits) {
-        Some(waits) => Err(LoadFault::NotConcurrent(format!(
-            "it imports \"{waits}\", whose functions wait and hold up every other request of the instance meanwhile, so `reuse = \"concurrent\"` can't be had; use \"serial\""
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// The linker compares imports, the bindings compare exports; both with their types.
-fn linked(runtime: &Runtime, spec: &PluginSpec, kind: Kind, component: &Component) -> wasmtime::Result<Pre> {
-    let linker = link::granted(&runtime.linker, &spec.grants)?;
-    let pre: InstancePre<Ctx> = linker.instantiate_pre(component)?;
-    Ok(match kind {
-        Kind::Policy(Policy::Auth) => Pre::Auth(AuthPolicyPre::new(pre)?),
-        Kind::Http02 => Pre::Http(ProxyPre::P2(wasmtime_wasi_http::p2::bindings::ProxyPre::new(
-            pre,
-        )?)),
-        Kind::Http03 => Pre::Http(ProxyPre::P3(wasmtime_wasi_http::p3::bindings::ServicePre::new(
-            pre,
-        )?)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_that_are_no_component_are_told_apart() {
-        assert_eq!(sniff(b"\0asm\x01\0\0\0"), Err(LoadFault::CoreModule));
-        assert_eq!(sniff(b"\0asm\x0d\0\x01\0"), Ok(()));
-        assert_eq!(sniff(b"#!/bin/sh\n").unwrap_err().code(), "not-wasm");
-        assert_eq!(sniff(b"").unwrap_err().code(), "not-wasm");
     }
 }
