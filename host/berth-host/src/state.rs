@@ -186,6 +186,12 @@ pub struct Host {
     pub trusted_proxies: TrustedProxies,
     /// The host's instances; see [`crate::admit`].
     pub instances: Arc<Instances>,
+    /// The instances beside them that try out new versions.
+    pub probes: Arc<Semaphore>,
+    /// What was swapped, refused, or taken back.
+    pub events: Events,
+    /// Where changes are asked for.
+    pub reload: Reload,
     /// Limits of the host.
     pub limits: HostLimits,
     /// What is counted of the host itself.

@@ -11,6 +11,7 @@ use wasmtime::{
 };
 
 use super::instance::Ctx;
+use super::reload::probe::PROBES;
 use super::limits::{Budget, MAX_TABLE_ELEMENTS, TICK};
 use super::link;
 use super::turns::Turns;
@@ -45,7 +46,7 @@ pub struct PoolSizes {
 
 impl PoolSizes {
     fn of(settings: &RuntimeSettings) -> Self {
-        let n = settings.instances;
+        let n = settings.instances.saturating_add(PROBES);
         Self {
             component_instances: n,
             core_instances: n.saturating_mul(CORE_INSTANCES_PER_COMPONENT),

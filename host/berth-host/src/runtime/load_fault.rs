@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::load::MAX_COMPONENT;
+use super::signature::SignatureFault;
 use crate::contract::{Fault, Faults};
 
 /// Why a component can't be served. Its text says what to do.
@@ -60,6 +61,20 @@ pub enum LoadFault {
     /// It can't serve several requests at once.
     #[error("{0}")]
     NotConcurrent(String),
+    /// An instance of it can't be started.
+    #[error("an instance of the component can't be started ({trap}): {cause}")]
+    Start {
+        /// The kind of its end, as in the log and the metrics.
+        trap: &'static str,
+        /// What happened, on one line.
+        cause: String,
+    },
+    /// It isn't signed by anybody who is trusted.
+    #[error(transparent)]
+    Signature(#[from] SignatureFault),
+    /// The compiler ended in a way that it should not.
+    #[error("the component could not be compiled: the compiler failed; build the component again, and tell us if that doesn't help")]
+    Compiler,
     /// Granted folders that can't be opened.
     #[error("{}", .0.join("; "))]
     Folders(Vec<String>),
@@ -79,6 +94,9 @@ impl LoadFault {
             Self::Unfit(faults) => faults.code(),
             Self::NotConcurrent(_) => "not-concurrent",
             Self::Folders(_) => "folders",
+            Self::Start { .. } => "start-failed",
+            Self::Signature(_) => "signature",
+            Self::Compiler => "compiler-failed",
         }
     }
 

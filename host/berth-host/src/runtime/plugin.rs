@@ -21,6 +21,7 @@ use super::load::{Source, Steps};
 pub use super::load_fault::LoadFault;
 use super::reload::canary::Trial;
 use super::reuse::{Reuse, Shelf};
+use super::signature::PublicKey;
 use super::streak::Streak;
 use crate::admit::Slots;
 use crate::caps::outgoing::Client;
@@ -28,7 +29,7 @@ use crate::caps::settings::Settings;
 use crate::caps::sql;
 use crate::dispatch::auth::bindings::AuthPolicyPre;
 use crate::grants::Grants;
-use crate::metrics::{PluginMetrics, VersionMetrics};
+use crate::metrics::{PluginMetrics, SwapMetrics, VersionMetrics};
 use crate::services::Services;
 
 /// Which policy a plugin is.
@@ -85,6 +86,8 @@ pub struct PluginSpec {
     pub limits: PluginLimits,
     /// Whether its instances serve more than one request.
     pub reuse: Reuse,
+    /// Who may sign its component; nobody has to if there is none.
+    pub public_keys: Vec<PublicKey>,
     /// Its plain settings.
     pub settings: Settings,
     /// The most talkative level at which its guest is heard.
@@ -155,7 +158,10 @@ impl Plugin {
         current: Result<Version, LoadFault>,
         disabled: bool,
     ) -> Self {
-        let current = current.map(|version| ledger.enter(version));
+        let current = current.map(|version| ledger.count(version));
+        if let Ok(version) = &current {
+            ledger.enter(version);
+        }
         Self {
             name: spec.name.clone(),
             services: Arc::clone(services),
@@ -213,6 +219,8 @@ const COUNTED: usize = 8;
 pub struct Ledger {
     /// What is counted whatever its version.
     pub metrics: PluginMetrics,
+    /// What became of its swaps.
+    pub swaps: SwapMetrics,
     /// What its guests wrote, and what became of them, lately.
     pub journal: Journal,
     versions: Mutex<Versions>,
@@ -279,6 +287,8 @@ pub struct Version {
     pub size: usize,
     /// What to instantiate.
     pub pre: Pre,
+    /// Whose signature it has: the number of the key. None where nobody has to sign.
+    pub signed_by: Option<String>,
     /// The names of what it imports.
     pub imports: Vec<String>,
     /// How long it took to get here.

@@ -1,5 +1,548 @@
 //! Changing what a plugin is, or what the manifest says, while the host serves.
+//!
+//! One task, the [`Reloader`], makes every change, one after another: what a file's author saves, what an operator sends,
+//! what a trial decides, what the manifest says. A component goes through the same steps whoever brings it: read whole, its
+//! signature verified, compiled on the one thread for that (or taken from the cache), compared with what the manifest grants,
+//! instantiated once. Only then it takes the place of the one before, by one atomic store; requests in flight finish on the
+//! version that they began with, which goes with the last of them. Whatever fails on the way changes nothing and is told once.
+//!
+//! Who wins: the last act. An operator's deploy or rollback holds until the file becomes another one than it was then, also
+//! over a restart ([`kept::State::at_start`]).
+//!
+//! A fault of a file is held back until the file has rested for [`REST`]: most files are found half-written before they are
+//! found whole.
+//!
+//! - [`watch`]: which files may have changed.
+//! - [`compiler`]: the thread that compiles.
+//! - [`probe`]: an instance before anybody is served.
+//! - [`canary`]: a version on trial.
+//! - [`kept`]: the versions on disk.
+//! - [`events`]: what happened.
+//! - [`start`]: what a plugin begins to serve with.
+//! - `operator`: what an operator asks for.
+//! - `manifest`: another generation of the routing table.
 
 pub mod canary;
+pub mod compiler;
+pub mod events;
 pub mod kept;
+mod manifest;
+mod operator;
+pub mod probe;
+pub mod start;
 pub mod watch;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use self::canary::{Bounds, Share, Trial, Verdict};
+use self::compiler::Compiler;
+use self::events::{Event, Kind, Usage};
+use self::kept::{AtStart, By, Kept, KeptError, KeptVersion, State};
+use self::watch::Watch;
+use super::load::{Source, Steps, load_source};
+use super::load_fault::LoadFault;
+use super::plugin::{Plugin, PluginSpec, Serving, Version};
+use super::signature;
+use crate::error::Error;
+use crate::metrics::VersionMetrics;
+use crate::respond::now_ms;
+use crate::state::{Host, HostSpec};
+
+/// How long a file with a fault must rest until the fault is told.
+pub const REST: Duration = Duration::from_millis(500);
+/// How often faults that are held back, and versions that can be compared, are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// Requests of the new version until the two are compared.
+pub const COMPARED_AFTER: u64 = 20;
+/// How long a comparison is waited for.
+const COMPARED_WITHIN: Duration = Duration::from_secs(24 * 3600);
+/// Changes that may be asked for while another is made.
+const WAITING: usize = 16;
+
+/// A change that is asked for.
+#[derive(Debug)]
+pub enum Change {
+    /// Serve this component.
+    Deploy {
+        /// The plugin.
+        plugin: String,
+        /// The component.
+        bytes: Vec<u8>,
+        /// The text of its signature.
+        signature: Option<String>,
+        /// Try it first, with a share of the callers.
+        canary: Option<(Share, Bounds)>,
+    },
+    /// Go back to an earlier version; in a trial, withdraw the candidate.
+    RollBack {
+        /// The plugin.
+        plugin: String,
+        /// The first digits of its digest; the one before the current one if none.
+        to: Option<String>,
+    },
+    /// End a trial: the candidate serves everybody.
+    Promote {
+        /// The plugin.
+        plugin: String,
+    },
+    /// Switch a plugin off, or on again.
+    SetDisabled {
+        /// The plugin.
+        plugin: String,
+        /// Off.
+        disabled: bool,
+    },
+    /// Read the manifest again.
+    Manifest,
+}
+
+/// What comes of it.
+type Outcome = Result<Arc<Event>, Error>;
+
+/// Where changes are asked for. See [`Reloader`].
+#[derive(Debug)]
+pub struct Reload(mpsc::Sender<Command>);
+
+/// What has been asked for.
+#[derive(Debug)]
+pub struct Inbox(mpsc::Receiver<Command>);
+
+#[derive(Debug)]
+struct Command {
+    /// Of an operator.
+    change: Change,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// A trial has ended.
+type Decision = (String, Arc<Trial>, Verdict);
+
+impl Reload {
+    /// The two ends.
+    pub fn new() -> (Self, Inbox) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self(sender), Inbox(receiver))
+    }
+
+    /// Ask for a change and wait until it is made, or refused. A change that has begun is finished even if nobody waits
+    /// for it any more.
+    ///
+    /// # Errors
+    /// Why it was refused; then nothing was changed.
+    pub async fn ask(&self, change: Change) -> Outcome {
+        let gone = || Error::Conflict("the host is stopping".to_owned());
+        let (reply, outcome) = oneshot::channel();
+        self.0.send(Command { change, reply }).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+}
+
+/// Makes the changes of one host.
+pub struct Reloader {
+    host: Arc<Host>,
+    /// The manifest that the host was started with.
+    began: HostSpec,
+    /// The manifest that is in force.
+    spec: HostSpec,
+    /// One that was refused because of components that may be whole soon.
+    wanted: Option<HostSpec>,
+    /// Whether plugins are served as in development; see [`crate::runtime::reuse::Reuse::for_development`].
+    development: bool,
+    inbox: Inbox,
+    decisions: (mpsc::Sender<Decision>, mpsc::Receiver<Decision>),
+    compiler: Compiler,
+    watch: Option<Watch>,
+    /// What is kept of every plugin, as on disk.
+    states: HashMap<String, State>,
+    /// Faults that are told when their files have rested.
+    held: Vec<Held>,
+    /// The faults that were told last, so that none is told twice.
+    told: HashMap<String, String>,
+    comparisons: Vec<Comparison>,
+}
+
+impl std::fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reloader").field("watch", &self.watch.is_some()).finish_non_exhaustive()
+    }
+}
+
+struct Held {
+    /// A plugin's name; empty for the manifest.
+    of: String,
+    event: Event,
+    until: Instant,
+}
+
+/// A swap whose two versions have not both served yet.
+struct Comparison {
+    plugin: String,
+    by: By,
+    from: (String, Arc<VersionMetrics>),
+    to: (String, Arc<VersionMetrics>),
+    /// Requests that the new one had answered already, in an earlier life.
+    answered_before: u64,
+    until: Instant,
+}
+
+/// A version that could be served.
+struct Ready {
+    source: Source,
+    version: Arc<Version>,
+    steps: Steps,
+}
+
+/// A component that can't be served.
+struct Refused {
+    /// The first digits of its digest, if it could be read.
+    digest: Option<String>,
+    size: Option<usize>,
+    fault: LoadFault,
+}
+
+impl Reloader {
+    /// For this host, which was built from `spec`. `watch`: follow the files of the plugins and the manifest.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn new(host: &Arc<Host>, spec: HostSpec, watch: bool, development: bool) -> std::io::Result<Self> {
+        let inbox = host.take_inbox().unwrap_or_else(|| Reload::new().1);
+        let mut reloader = Self {
+            states: HashMap::new(),
+            host: Arc::clone(host),
+            began: spec.clone(),
+            spec,
+            wanted: None,
+            development,
+            inbox,
+            decisions: mpsc::channel(WAITING),
+            compiler: Compiler::start()?,
+            watch: None,
+            held: Vec::new(),
+            told: HashMap::new(),
+            comparisons: Vec::new(),
+        };
+        if watch {
+            let files = reloader.files();
+            reloader.watch = Some(Watch::start(files));
+        }
+        Ok(reloader)
+    }
+
+    /// Make changes until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.begin().await;
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                command = self.inbox.0.recv() => match command {
+                    Some(Command { change, reply }) => {
+                        let outcome = self.make(change).await;
+                        // Whoever asked may have left.
+                        let _ = reply.send(outcome);
+                    }
+                    None => return,
+                },
+                Some((plugin, trial, verdict)) = self.decisions.1.recv() => {
+                    self.decided(&plugin, &trial, verdict).await;
+                }
+                path = changed(&mut self.watch) => self.file_changed(&path).await,
+                _ = ticks.tick(), if !self.held.is_empty() || !self.comparisons.is_empty() => self.tick(),
+            }
+        }
+    }
+
+    /// Keep what the host has begun to serve with. A file that has changed since is seen now.
+    async fn begin(&mut self) {
+        for plugin in self.host.table.load_full().plugins.clone() {
+            let state = self.host.services.state_of(&plugin.name);
+            let current = plugin.current();
+            self.states.insert(plugin.name.clone(), state);
+            let Some(version) = current else { continue };
+            let is_kept = self.state(&plugin.name).current.as_ref() == Some(&version.sha256);
+            if !is_kept {
+                let of = Arc::clone(&plugin);
+                let source = self.compiler.run(move || Source::file(&of.spec)).await;
+                if let Some(Ok(source)) = source
+                    && source.sha256 == version.sha256
+                {
+                    self.keep(&plugin, &version, source, By::File, None).await;
+                }
+            }
+        }
+    }
+
+    fn state(&mut self, plugin: &str) -> &mut State {
+        self.states.entry(plugin.to_owned()).or_default()
+    }
+
+    /// What is watched: the manifest, every component, and the signatures of those that need one.
+    fn files(&self) -> Vec<PathBuf> {
+        let wanted = self.wanted.iter().flat_map(|spec| &spec.plugins);
+        let components = self.spec.plugins.iter().chain(wanted).flat_map(|plugin| {
+            let signature = (!plugin.public_keys.is_empty()).then(|| signature::file_of(&plugin.component));
+            std::iter::once(plugin.component.clone()).chain(signature)
+        });
+        std::iter::once(self.spec.file.clone()).chain(components).collect()
+    }
+
+    fn watch_files(&mut self) {
+        let files = self.files();
+        if let Some(watch) = &mut self.watch {
+            watch.set(files);
+        }
+    }
+
+    async fn file_changed(&mut self, path: &Path) {
+        let is_wanted = |plugin: &PluginSpec| path == plugin.component || path == signature::file_of(&plugin.component);
+        if path == self.spec.file || self.wanted.iter().any(|spec| spec.plugins.iter().any(is_wanted)) {
+            self.manifest_changed().await;
+        }
+        let table = self.host.table.load_full();
+        for plugin in &table.plugins {
+            let component = &plugin.spec.component;
+            if path == component || (!plugin.spec.public_keys.is_empty() && path == signature::file_of(component)) {
+                self.follow(plugin).await;
+            }
+        }
+    }
+
+    /// A plugin's file may be another one.
+    async fn follow(&mut self, plugin: &Arc<Plugin>) {
+        self.held.retain(|held| held.of != plugin.name);
+        let spec = plugin.spec.clone();
+        let read = self.compiler.run(move || Source::file(&spec)).await.unwrap_or(Err(LoadFault::Compiler));
+        let source = match read {
+            Ok(source) => source,
+            Err(fault) => {
+                let refused = Refused {
+                    digest: None,
+                    size: None,
+                    fault,
+                };
+                return self.hold(plugin, refused, By::File);
+            }
+        };
+        let serves = plugin.current().is_some_and(|version| version.sha256 == source.sha256);
+        // What an operator chose holds as long as the file is the one that it was then.
+        let chosen = matches!(self.state(&plugin.name).at_start(Some(&source.sha256)), AtStart::Kept(..));
+        if serves || chosen {
+            self.told.remove(&plugin.name);
+            return;
+        }
+        match self.load(plugin, source).await {
+            Ok(ready) => {
+                self.told.remove(&plugin.name);
+                self.withdraw(plugin, By::File, "the plugin's file has changed").await;
+                self.switch(plugin, ready, By::File, Kind::Swapped, None).await;
+            }
+            Err(refused) => self.hold(plugin, refused, By::File),
+        }
+    }
+
+    /// Everything from the bytes to a version that has been started once.
+    async fn load(&self, plugin: &Arc<Plugin>, source: Source) -> Result<Ready, Refused> {
+        let (host, of) = (Arc::clone(&self.host), Arc::clone(plugin));
+        let digest = Some(source.digest().to_owned());
+        let size = Some(source.bytes.len());
+        let refused = |fault| Refused { digest, size, fault };
+        let loaded = self.compiler.run(move || {
+            let version = load_source(&host.runtime, &of.spec, &source);
+            (source, version)
+        });
+        let (source, version) = match loaded.await {
+            Some((source, Ok(version))) => (source, version),
+            Some((_, Err(fault))) => return Err(refused(fault)),
+            None => return Err(refused(LoadFault::Compiler)),
+        };
+        let mut steps = version.steps;
+        let version = plugin.ledger.count(version);
+        match probe::probe(&self.host, plugin, &version).await {
+            Ok(took) => steps.probe = took,
+            Err(fault) => return Err(refused(fault)),
+        }
+        Ok(Ready {
+            source,
+            version,
+            steps,
+        })
+    }
+
+    /// The one step after which everybody new gets this version.
+    async fn switch(
+        &mut self,
+        plugin: &Arc<Plugin>,
+        ready: Ready,
+        by: By,
+        kind: Kind,
+        chosen: Option<Option<String>>,
+    ) -> Arc<Event> {
+        let Ready {
+            source,
+            version,
+            mut steps,
+        } = ready;
+        let before = plugin.serving().as_ref().clone();
+        let answered_before = version.metrics.answered_total();
+        plugin.ledger.enter(&version);
+        let started = Instant::now();
+        plugin.serve(Serving {
+            current: Ok(Arc::clone(&version)),
+            canary: None,
+            disabled: before.disabled,
+        });
+        steps.switch = started.elapsed();
+        let mut event = Event::new(kind, by, Some(&plugin.name));
+        event.to = Some(version.digest.clone());
+        event.size = Some(version.size);
+        event.signed_by.clone_from(&version.signed_by);
+        event.steps = Some(steps.into());
+        self.comparisons.retain(|comparison| comparison.plugin != plugin.name);
+        if let Ok(old) = &before.current {
+            event.from = Some(old.digest.clone());
+            self.comparisons.push(Comparison {
+                plugin: plugin.name.clone(),
+                by,
+                from: (old.digest.clone(), Arc::clone(&old.metrics)),
+                to: (version.digest.clone(), Arc::clone(&version.metrics)),
+                answered_before,
+                until: Instant::now() + COMPARED_WITHIN,
+            });
+        }
+        drop(before);
+        plugin.ledger.swaps.made();
+        let event = self.host.events.tell(event);
+        self.keep(plugin, &version, source, by, chosen).await;
+        event
+    }
+
+    /// Keep a version that became current. `chosen`: an operator chose it, while the file had this digest.
+    async fn keep(
+        &mut self,
+        plugin: &Arc<Plugin>,
+        version: &Arc<Version>,
+        source: Source,
+        by: By,
+        chosen: Option<Option<String>>,
+    ) {
+        let keep = self.spec.reload.keep;
+        let digest = version.sha256.clone();
+        let state = self.state(&plugin.name);
+        state.became_current(
+            KeptVersion {
+                digest: digest.clone(),
+                size: version.size as u64,
+                loaded_at: now_ms(),
+                by,
+                signed_by: version.signed_by.clone(),
+            },
+            keep,
+        );
+        if let Some(file) = chosen {
+            state.chosen = Some(kept::Chosen { digest, file });
+        }
+        let state = state.clone();
+        self.write(plugin, Some(source), state).await;
+    }
+
+    /// Write what is kept of a plugin: after the switch, so that nobody waits for the disk but whoever asked.
+    async fn write(&self, plugin: &Plugin, source: Option<Source>, state: State) {
+        let name = plugin.name.clone();
+        self.kept(plugin, "a restart or a rollback may not find what serves now", move |kept| {
+            if let Some(source) = source {
+                kept.put(&name, &source.sha256, &source.bytes, source.signature.as_deref())?;
+            }
+            kept.record(&name, &state)
+        })
+        .await;
+    }
+
+    /// Do this with what is kept, if anything is, on a thread that may wait for the disk. Serving goes on without it, so a
+    /// failure is a warning: `then` is what it means.
+    async fn kept(
+        &self,
+        plugin: &Plugin,
+        then: &str,
+        act: impl FnOnce(&Kept) -> Result<(), KeptError> + Send + 'static,
+    ) {
+        let Some(kept) = self.host.services.kept.clone() else {
+            return;
+        };
+        let done = tokio::task::spawn_blocking(move || act(&kept)).await;
+        let failed = match done {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(target: "berth::swap", plugin = plugin.name, "{then}: {failed}");
+    }
+
+    /// A fault is told when the file has rested, and only if it wasn't told last.
+    fn hold(&mut self, plugin: &Arc<Plugin>, refused: Refused, by: By) {
+        let event = self.refusal(plugin, &refused, by);
+        self.held.push(Held {
+            of: plugin.name.clone(),
+            event,
+            until: Instant::now() + REST,
+        });
+    }
+
+    fn refusal(&self, plugin: &Plugin, refused: &Refused, by: By) -> Event {
+        let mut event = Event::new(Kind::Refused, by, Some(&plugin.name));
+        event.from = plugin.current().map(|version| version.digest.clone());
+        event.to.clone_from(&refused.digest);
+        event.size = refused.size;
+        event.code = Some(refused.fault.code());
+        event.reason = Some(refused.fault.to_string());
+        event
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for held in std::mem::take(&mut self.held) {
+            if held.until > now {
+                self.held.push(held);
+                continue;
+            }
+            let text = format!("{:?} {}", held.event.to, held.event.message());
+            if self.told.insert(held.of.clone(), text.clone()).as_ref() == Some(&text) {
+                continue;
+            }
+            if let Some(plugin) = self.host.table.load().plugin(&held.of) {
+                plugin.ledger.swaps.refused();
+            }
+            self.host.events.tell(held.event);
+        }
+        let events = &self.host.events;
+        self.comparisons.retain(|it| {
+            let after = it.to.1.answered_total();
+            if after < it.answered_before + COMPARED_AFTER || it.from.1.answered_total() == 0 {
+                return it.until > now;
+            }
+            let mut event = Event::new(Kind::Measured, it.by, Some(&it.plugin));
+            event.from = Some(it.from.0.clone());
+            event.to = Some(it.to.0.clone());
+            event.before = Some(Usage::of(&it.from.0, &it.from.1));
+            event.after = Some(Usage::of(&it.to.0, &it.to.1));
+            events.tell(event);
+            false
+        });
+    }
+}
+
+/// Nothing, for ever, where nothing is watched.
+async fn changed(watch: &mut Option<Watch>) -> PathBuf {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
