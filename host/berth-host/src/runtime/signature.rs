@@ -4,7 +4,7 @@
 //! Ed25519 over the BLAKE2b-512 of the file, and once more over that signature and a comment that is trusted with it.
 //! The `minisign-verify` crate, by minisign's author, decides; what is parsed here besides only says what is wrong.
 //!
-//! **Only prehashed signatures.** Since version 0.10 (2021) minisign makes no others unless it is asked to (`-l`). The
+//! **Only prehashed signatures.** Since version 0.10 (October 2021) minisign makes no others unless it is asked to (`-l`). The
 //! older kind signs the file itself. It would be as secure, but a second kind is a second path through the code that
 //! decides what may run, for files that nobody has yet: berth is younger than that version. Such a signature is told apart
 //! and says how to make one that is accepted.
@@ -37,7 +37,7 @@ const SECRET: usize = 158;
 const SIGNATURE: usize = 2 + ID + 64;
 /// What the first line begins with.
 const COMMENT: &str = "untrusted comment: ";
-/// The most of a trusted comment that is kept, in bytes. minisign's own is a time, a file name and "prehashed".
+/// The most of a trusted comment that is kept, in bytes. minisign's own is a time, a file name and "hashed".
 const MAX_COMMENT: usize = 256;
 
 /// A key that components may be signed with.

@@ -1,4 +1,5 @@
 use std::io::Cursor;
+use std::slice::from_ref;
 
 use minisign::KeyPair;
 
@@ -41,7 +42,7 @@ QtKMXWyYcwdpZAlPF7tE2ENJkRd1ujvKjlj1m9RtHTBnZPa5WKU5uWRs5GoP5M/VqE81QFuMKI5k/SfN
 fn signature_of_minisign_itself_is_accepted() {
     let key = PublicKey::parse(VECTOR_KEY).unwrap();
     assert_eq!(key.id(), "E7620F1842B4E81F");
-    let signed = verify(std::slice::from_ref(&key), b"test", Some(VECTOR)).unwrap();
+    let signed = verify(from_ref(&key), b"test", Some(VECTOR)).unwrap();
     assert_eq!(
         signed,
         Signed {
@@ -60,13 +61,13 @@ fn legacy_signature_is_told_apart_and_refused() {
     let signature = Signature::decode(LEGACY).unwrap();
     assert!(key.key.verify(b"test", &signature, true).is_ok());
     assert_eq!(
-        verify(&[key.clone()], b"test", Some(LEGACY)),
+        verify(from_ref(&key), b"test", Some(LEGACY)),
         Err(SignatureFault::Legacy)
     );
     // Called prehashed, it doesn't verify: as if the hash were the file.
     let renamed = LEGACY.replace("\nRWQ", "\nRUQ");
     assert_eq!(
-        verify(&[key.clone()], b"test", Some(&renamed)),
+        verify(from_ref(&key), b"test", Some(&renamed)),
         Err(SignatureFault::Altered { id: key.id() })
     );
 }
@@ -80,7 +81,7 @@ fn any_of_the_keys_may_have_signed() {
         let signed = verify(&keys, COMPONENT, Some(&sign(pair, COMPONENT, "good"))).unwrap();
         assert_eq!(signed.trusted_comment, "good");
     }
-    let said = verify(&[others.clone()], COMPONENT, Some(&sign(&one, COMPONENT, "good"))).unwrap_err();
+    let said = verify(from_ref(&others), COMPONENT, Some(&sign(&one, COMPONENT, "good"))).unwrap_err();
     assert_eq!(
         said,
         SignatureFault::UnknownKey {
@@ -115,7 +116,7 @@ fn key_with_the_number_of_a_trusted_one_can_not_sign_for_it() {
         .unwrap()
         .into_string();
     assert_eq!(
-        verify(std::slice::from_ref(&its), COMPONENT, Some(&forged)),
+        verify(from_ref(&its), COMPONENT, Some(&forged)),
         Err(SignatureFault::Altered { id: its.id() })
     );
     // If both are trusted, the one that fits is found, in any order.
@@ -148,9 +149,9 @@ fn every_change_of_component_or_signature_is_seen() {
         altered
     );
     // Every byte of both signatures, and of what is before the first.
-    for (line, from) in [(1, 0), (3, 0)] {
+    for line in [1, 3] {
         let bytes = STANDARD.decode(&lines(&text)[line]).unwrap();
-        for at in from..bytes.len() {
+        for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             let mut all = lines(&text);
@@ -174,7 +175,7 @@ fn comment_of_another_signature_is_seen() {
     );
     let mixed = [&new[..2], &old[2..]].concat().join("\n");
     assert_eq!(
-        verify(std::slice::from_ref(&key), COMPONENT, Some(&mixed)),
+        verify(from_ref(&key), COMPONENT, Some(&mixed)),
         Err(SignatureFault::Altered { id: key.id() })
     );
 }
@@ -211,7 +212,7 @@ fn what_is_no_signature_is_told() {
         (with(3, "AAAA"), "damaged or not there"),
     ];
     for (text, why) in table {
-        let fault = verify(std::slice::from_ref(&key), COMPONENT, Some(&text)).unwrap_err();
+        let fault = verify(from_ref(&key), COMPONENT, Some(&text)).unwrap_err();
         assert!(
             matches!(&fault, SignatureFault::Malformed(said) if said.contains(why)),
             "{text:?}: {fault}"
