@@ -39,6 +39,7 @@ use crate::telemetry::TelemetrySpec;
 pub use environment::Environment;
 pub(crate) use read::nearest;
 use read::{Reader, Section, Value};
+pub(crate) use values::is_plugin_name;
 
 const MIB: u64 = 1024 * 1024;
 

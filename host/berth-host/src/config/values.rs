@@ -377,7 +377,7 @@ pub(super) fn schema(value: &Value) -> Parsed<String> {
     Ok(name)
 }
 
-pub(super) fn is_plugin_name(name: &str) -> bool {
+pub(crate) fn is_plugin_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && name
             .bytes()
