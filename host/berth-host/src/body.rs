@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use futures::stream::{BoxStream, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::task::unconstrained;
@@ -39,10 +40,20 @@ pub struct ReplyBody {
     stream: Option<StreamGuard>,
 }
 
-#[derive(Debug)]
 enum Inner {
     Full(Option<Bytes>),
     Guest(Box<GuestBody>),
+    Live(BoxStream<'static, Bytes>),
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Full(bytes) => f.debug_tuple("Full").field(bytes).finish(),
+            Self::Guest(body) => f.debug_tuple("Guest").field(body).finish(),
+            Self::Live(_) => f.write_str("Live"),
+        }
+    }
 }
 
 impl ReplyBody {
@@ -71,10 +82,15 @@ impl ReplyBody {
         Self::new(Inner::Guest(Box::new(body)))
     }
 
+    /// Bytes as they come, of the host itself.
+    pub fn live(stream: BoxStream<'static, Bytes>) -> Self {
+        Self::new(Inner::Live(stream))
+    }
+
     /// Let the log line of the request wait for the end of the stream. Returned when there is nothing to wait for.
     pub fn attach(&mut self, record: Record) -> Option<Record> {
         match &mut self.inner {
-            Inner::Full(_) => Some(record),
+            Inner::Full(_) | Inner::Live(_) => Some(record),
             // A body without bytes: hyper won't ask for its end.
             Inner::Guest(body) if body.is_at_end() => {
                 body.stream.lock().ends(End::Complete);
@@ -103,6 +119,9 @@ impl Body for ReplyBody {
         match &mut this.inner {
             Inner::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Inner::Guest(body) => body.poll_frame(cx),
+            Inner::Live(stream) => stream
+                .poll_next_unpin(cx)
+                .map(|next| next.map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
@@ -110,6 +129,7 @@ impl Body for ReplyBody {
         match &self.inner {
             Inner::Full(bytes) => bytes.is_none(),
             Inner::Guest(body) => body.is_at_end(),
+            Inner::Live(_) => false,
         }
     }
 
@@ -117,6 +137,7 @@ impl Body for ReplyBody {
         match &self.inner {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Inner::Guest(body) => body.size.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Inner::Live(_) => SizeHint::default(),
         }
     }
 }

@@ -127,6 +127,21 @@ impl Grants {
         Self { folders, ..self }
     }
 
+    /// The keys of all that is granted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.capabilities.iter().map(|it| it.key().to_owned()).collect();
+        let more = [
+            (Self::HTTP, self.http.is_empty()),
+            (Self::FOLDERS, self.folders.is_empty()),
+        ];
+        names.extend(
+            more.iter()
+                .filter(|(_, none)| !none)
+                .map(|(name, _)| (*name).to_owned()),
+        );
+        names
+    }
+
     /// Whether one is granted.
     pub fn has(&self, capability: Capability) -> bool {
         self.capabilities.contains(&capability)

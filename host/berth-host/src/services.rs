@@ -1,7 +1,7 @@
 //! What the host has beside its plugins and routes: keys, the database, the identity store. Started before the plugins
 //! are loaded, stopped after the last request.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::JoinSet;
 
@@ -14,6 +14,8 @@ use crate::identity::audit::Audit;
 use crate::passwords::Hasher;
 use crate::postgres::roles::{self, RoleError, Wanted};
 use crate::postgres::{Postgres, PostgresError};
+use crate::runtime::cache::Cache;
+use crate::runtime::reload::kept::{Kept, State};
 use crate::state::HostSpec;
 use crate::tokens::Verifier;
 use crate::tokens::issue::Issuer;
@@ -24,10 +26,12 @@ use crate::tokens::ring::Ring;
 pub struct Services {
     /// The data folder, if anything keeps something in it.
     pub data: Option<Arc<DataFolder>>,
+    /// The versions of plugins that are kept, if there is a data folder.
+    pub kept: Option<Arc<Kept>>,
     /// The database, if a plugin needs one or the manifest names one.
     pub postgres: Option<Arc<Postgres>>,
-    /// The connections of every plugin that may use `sql`, by its name.
-    pub sql: Vec<(String, Arc<sql::Pool>)>,
+    /// The connections of every plugin that may use `sql`.
+    pub sql: Mutex<Vec<PluginPool>>,
     /// The identity store, if a plugin may open sessions.
     pub identity: Option<Arc<Identity>>,
     /// The record of attempts, beside the identity store.
@@ -42,6 +46,15 @@ pub struct Services {
     pub passwords: Hasher,
     /// What goes on beside the requests. Ends when this is dropped.
     _tasks: JoinSet<()>,
+}
+
+/// The connections of one plugin.
+#[derive(Clone, Debug)]
+pub struct PluginPool {
+    plugin: String,
+    /// The schemas that its role may use.
+    schemas: Vec<String>,
+    pool: Arc<sql::Pool>,
 }
 
 /// Why the host can't have what its manifest asks for.
@@ -65,10 +78,18 @@ impl Services {
     /// The first one that can't be had.
     pub async fn start(spec: &HostSpec, tokens: Option<Verifier>) -> Result<Self, ServiceError> {
         let needs = spec.needs();
-        let data = match needs.data {
-            true => Some(Arc::new(DataFolder::open(&spec.data)?)),
-            false => None,
+        let data = match DataFolder::open(&spec.data) {
+            Ok(data) => Some(Arc::new(data)),
+            Err(error) if needs.data => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(
+                    target: "berth",
+                    "nothing is kept between two starts, and `berth plugin` can't ask this host: {error}",
+                );
+                None
+            }
         };
+        let kept = data.as_ref().and_then(|data| kept(data));
         let postgres = match &data {
             Some(data) if needs.postgres => Some(Arc::new(
                 Postgres::start(&spec.postgres, data, needs.logins).await?,
@@ -76,7 +97,7 @@ impl Services {
             _ => None,
         };
         let sql = match (&data, &postgres) {
-            (Some(data), Some(postgres)) => pools(spec, postgres, data).await?,
+            (Some(data), Some(postgres)) => pools(spec, postgres, data, &[]).await?,
             _ => Vec::new(),
         };
         let mut tasks = JoinSet::new();
@@ -107,8 +128,9 @@ impl Services {
         }
         Ok(Self {
             data,
+            kept,
             postgres,
-            sql,
+            sql: Mutex::new(sql),
             identity,
             audit,
             admin,
@@ -119,10 +141,61 @@ impl Services {
         })
     }
 
+    /// Machine code on disk, if there is a data folder.
+    pub fn cache(&self) -> Option<Cache> {
+        let folder = self.data.as_ref()?.path().join("cache");
+        match Cache::open(&folder) {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!(target: "berth", "components are compiled at every start: {error}");
+                None
+            }
+        }
+    }
+
+    /// What is kept of a plugin. Nothing is known of one whose state can't be read, and that is said.
+    pub fn state_of(&self, plugin: &str) -> State {
+        let state = self.kept.as_ref().map(|kept| kept.state(plugin));
+        state.unwrap_or(Ok(State::default())).unwrap_or_else(|error| {
+            tracing::warn!(target: "berth::swap", plugin, "{error}");
+            State::default()
+        })
+    }
+
     /// A plugin's connections, if it may have any.
     pub fn sql_of(&self, plugin: &str) -> Option<Arc<sql::Pool>> {
-        let (_, pool) = self.sql.iter().find(|(name, _)| name == plugin)?;
-        Some(Arc::clone(pool))
+        let pools = self.pools();
+        let found = pools.iter().find(|it| it.plugin == plugin)?;
+        Some(Arc::clone(&found.pool))
+    }
+
+    fn pools(&self) -> MutexGuard<'_, Vec<PluginPool>> {
+        // Replaced whole, so nothing in it is half done.
+        self.sql.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Give the plugins of another manifest their roles and connections; those that want the same as before keep theirs. A
+    /// plugin that is no longer there keeps its connections until its last request has ended.
+    ///
+    /// # Errors
+    /// A role that can't be had. Then all is as before.
+    pub async fn follow(&self, spec: &HostSpec) -> Result<(), ServiceError> {
+        let (Some(data), Some(postgres)) = (&self.data, &self.postgres) else {
+            return Ok(());
+        };
+        let known = self.pools().clone();
+        let is_known = |wanted: &Wanted<'_>| {
+            known
+                .iter()
+                .any(|it| it.plugin == wanted.plugin && it.schemas == wanted.schemas)
+        };
+        let wanted = wanted(spec);
+        if wanted.len() == known.len() && wanted.iter().all(is_known) {
+            return Ok(());
+        }
+        let next = pools(spec, postgres, data, &known).await?;
+        *self.pools() = next;
+        Ok(())
     }
 
     /// Stop what was started.
@@ -131,28 +204,43 @@ impl Services {
         if let Some(audit) = &self.audit {
             audit.stop().await;
         }
-        self.sql.iter().for_each(|(_, pool)| pool.close());
+        self.pools().iter().for_each(|it| it.pool.close());
         if let Some(postgres) = &self.postgres {
             postgres.stop().await;
         }
     }
 }
 
-/// Every plugin's role, and what connects as it.
+fn kept(data: &DataFolder) -> Option<Arc<Kept>> {
+    match Kept::open(&data.path().join("plugins")) {
+        Ok(kept) => Some(Arc::new(kept)),
+        Err(error) => {
+            tracing::warn!(target: "berth", "no versions of plugins are kept: {error}");
+            None
+        }
+    }
+}
+
+fn wanted(spec: &HostSpec) -> Vec<Wanted<'_>> {
+    let with_sql = spec
+        .plugins
+        .iter()
+        .filter(|plugin| plugin.grants.has(Capability::Sql));
+    let wanted = with_sql.map(|plugin| Wanted {
+        plugin: &plugin.name,
+        schemas: plugin.grants.schemas(),
+    });
+    wanted.collect()
+}
+
+/// Every plugin's role, and what connects as it; from `known` where it is there already.
 async fn pools(
     spec: &HostSpec,
     postgres: &Arc<Postgres>,
     data: &DataFolder,
-) -> Result<Vec<(String, Arc<sql::Pool>)>, RoleError> {
-    let wanted: Vec<Wanted<'_>> = spec
-        .plugins
-        .iter()
-        .filter(|plugin| plugin.grants.has(Capability::Sql))
-        .map(|plugin| Wanted {
-            plugin: &plugin.name,
-            schemas: plugin.grants.schemas(),
-        })
-        .collect();
+    known: &[PluginPool],
+) -> Result<Vec<PluginPool>, RoleError> {
+    let wanted = wanted(spec);
     let logins = roles::prepare(postgres, data, &wanted).await?;
     let mut pools = Vec::with_capacity(wanted.len());
     if wanted.is_empty() {
@@ -160,6 +248,13 @@ async fn pools(
     }
     let sockets = crate::postgres::relays(data).map_err(RoleError::Sockets)?;
     for (wanted, login) in wanted.iter().zip(logins) {
+        let same = known
+            .iter()
+            .find(|it| it.plugin == wanted.plugin && it.schemas == wanted.schemas);
+        if let Some(same) = same {
+            pools.push(same.clone());
+            continue;
+        }
         let role = login.get_username().to_owned();
         let pool = sql::Pool::new(
             wanted.plugin,
@@ -175,7 +270,11 @@ async fn pools(
             role,
             reason: error.to_string(),
         })?;
-        pools.push((wanted.plugin.to_owned(), pool));
+        pools.push(PluginPool {
+            plugin: wanted.plugin.to_owned(),
+            schemas: wanted.schemas.to_vec(),
+            pool,
+        });
     }
     Ok(pools)
 }
@@ -240,7 +339,11 @@ mod tests {
             admin: Some(AdminToken::open(&data).unwrap()),
             data: Some(data),
             postgres: Some(postgres),
-            sql: vec![("notes".to_owned(), Arc::new(pool))],
+            sql: Mutex::new(vec![PluginPool {
+                plugin: "notes".to_owned(),
+                schemas: Vec::new(),
+                pool: Arc::new(pool),
+            }]),
             identity: Some(identity),
             tokens: Some(Verifier::of_ring(&spec.tokens, ring)),
             issuer: Some(issuer),
@@ -259,8 +362,8 @@ mod tests {
             URL_SAFE_NO_PAD.decode(key).unwrap(),
         ];
         let mut shown = format!("{spec:?} {spec:#?} {services:?} {services:#?} {derived:?}");
-        for (_, pool) in &services.sql {
-            shown += &format!("{pool:?}");
+        for it in services.pools().iter() {
+            shown += &format!("{it:?}");
         }
         for part in [
             "Services", "HostSpec", "Postgres", "Sessions", "Ring", "Issuer", "Pool",

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::admit::Instances;
 use crate::cors::Cors;
@@ -22,8 +23,10 @@ use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
-use crate::runtime::load::load;
 use crate::runtime::plugin::{Plugin, PluginSpec, Version};
+use crate::runtime::reload::events::Events;
+use crate::runtime::reload::probe::PROBES;
+use crate::runtime::reload::{Inbox, Reload, start};
 use crate::services::Services;
 use crate::table::Table;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
@@ -78,8 +81,41 @@ pub struct HostLimits {
     pub drain_time: Duration,
 }
 
+impl HostLimits {
+    /// Those of connections and requests.
+    pub fn http(&self) -> (usize, [Duration; 3], u64, usize, u32) {
+        (
+            self.header_bytes,
+            [self.header_time, self.idle_time, self.drain_time],
+            self.body_bytes,
+            self.connections,
+            self.http2_streams,
+        )
+    }
+
+    /// Those of all guests together.
+    pub fn instances(&self) -> (u32, usize) {
+        (self.instances, self.memory_budget)
+    }
+}
+
+/// How files are followed, and versions kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadSpec {
+    /// Follow the files of the components and the manifest; if it isn't said, `berth up` does and `berth serve` doesn't.
+    pub watch: Option<bool>,
+    /// How many versions of a plugin are kept beside the current one.
+    pub keep: usize,
+}
+
+impl Default for ReloadSpec {
+    fn default() -> Self {
+        Self { watch: None, keep: 5 }
+    }
+}
+
 /// A whole host, before it is built.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HostSpec {
     /// The address for callers.
     pub listen: SocketAddr,
@@ -111,6 +147,8 @@ pub struct HostSpec {
     pub cors: Option<Arc<Cors>>,
     /// Where traces go, if they do.
     pub telemetry: Option<TelemetrySpec>,
+    /// How files are followed, and versions kept.
+    pub reload: ReloadSpec,
     /// The manifest, for messages.
     pub file: PathBuf,
 }
@@ -131,6 +169,13 @@ pub struct Needs {
 }
 
 impl HostSpec {
+    /// The same while developing: instances that are used again are used a number of times that nobody can rely on.
+    pub fn for_development(&mut self) {
+        for plugin in &mut self.plugins {
+            plugin.reuse = plugin.reuse.for_development();
+        }
+    }
+
     /// What must be started for it.
     pub fn needs(&self) -> Needs {
         let granted = |capability| self.plugins.iter().any(|p| p.grants.has(capability));
@@ -192,6 +237,7 @@ pub struct Host {
     pub events: Events,
     /// Where changes are asked for.
     pub reload: Reload,
+    inbox: Mutex<Option<Inbox>>,
     /// Limits of the host.
     pub limits: HostLimits,
     /// What is counted of the host itself.
@@ -247,7 +293,9 @@ impl Host {
         workers: usize,
         mut said: impl FnMut(&Plugin),
     ) -> Result<Self, BuildError> {
-        let runtime = Runtime::new(spec.runtime_settings(workers)).map_err(BuildError::Engine)?;
+        let mut runtime = Runtime::new(spec.runtime_settings(workers)).map_err(BuildError::Engine)?;
+        runtime.cache = services.cache();
+        let (reload, inbox) = Reload::new();
         let plugins = load_all(&runtime, &spec.plugins, services)?;
         plugins.iter().for_each(|p| said(p));
         let table = Table::new(1, spec, plugins)?;
@@ -260,6 +308,10 @@ impl Host {
             attempts: Attempts::new(&spec.identity),
             trusted_proxies: spec.trusted_proxies.clone(),
             instances: Arc::new(Instances::new(spec.limits.instances)),
+            probes: Arc::new(Semaphore::new(PROBES as usize)),
+            events: Events::default(),
+            reload,
+            inbox: Mutex::new(Some(inbox)),
             limits: spec.limits,
             metrics: Arc::default(),
             telemetry,
@@ -275,6 +327,11 @@ impl Host {
         self.versions()
             .iter()
             .any(|version| version.shelf.give_up_one() || version.workers.give_up_idle())
+    }
+
+    /// What was asked of [`Host::reload`], for the one that makes the changes.
+    pub fn take_inbox(&self) -> Option<Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What every plugin serves, candidates included.
@@ -301,10 +358,16 @@ fn load_all(
                 let _ = rustix::process::nice(10);
                 specs
                     .iter()
-                    .map(|spec| (spec, load(runtime, spec)))
+                    .map(|spec| (spec, start::load(runtime, spec, services)))
                     .map(|(spec, loaded)| {
-                        let ledger = Arc::default();
-                        Arc::new(Plugin::new(spec.clone(), services, ledger, loaded, false))
+                        let disabled = services.state_of(&spec.name).disabled;
+                        Arc::new(Plugin::new(
+                            spec.clone(),
+                            services,
+                            Arc::default(),
+                            loaded,
+                            disabled,
+                        ))
                     })
                     .collect()
             })?;

@@ -21,6 +21,7 @@ use berth_host::files::Files;
 use berth_host::listen::tls::Tls;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
+use berth_host::runtime::reload::Reloader;
 use berth_host::services::Services;
 use berth_host::state::{Host, HostSpec};
 use clap::Parser;
@@ -68,9 +69,7 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
         Err(faults) => return check::refuse(&args.config, &faults),
     };
     if development {
-        spec.plugins
-            .iter_mut()
-            .for_each(|plugin| plugin.reuse = plugin.reuse.for_development());
+        spec.for_development();
     }
     let files = match Files::load(&spec) {
         Ok(files) => files,
@@ -100,7 +99,7 @@ fn serve(args: &ServeArgs, format: LogFormat, development: bool) -> ExitCode {
         .build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(run(spec, files, workers, &log));
+            let ended = runtime.block_on(run(spec, files, (workers, development), &log));
             // Without waiting for what still blocks, such as the look-up of a collector's name.
             runtime.shutdown_background();
             ended
@@ -126,7 +125,12 @@ fn raise_descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<(), String> {
+async fn run(
+    spec: HostSpec,
+    files: Files,
+    (workers, development): (usize, bool),
+    log: &Log,
+) -> Result<(), String> {
     let started = Instant::now();
     // Before the work of loading, so that an address that is taken is known at once.
     let callers = bind("http", spec.listen)?;
@@ -145,7 +149,7 @@ async fn run(spec: HostSpec, files: Files, workers: usize, log: &Log) -> Result<
         files.tls,
         &services,
         (callers, operators),
-        (workers, started),
+        (workers, development, started),
         (log, signals),
     )
     .await;
@@ -158,7 +162,7 @@ async fn serve_with(
     tls: Option<Arc<Tls>>,
     services: &Arc<Services>,
     (callers, operators): (listen::Bound, Option<listen::Bound>),
-    (workers, started): (usize, Instant),
+    (workers, development, started): (usize, bool, Instant),
     (log, signals): (&Log, Signals),
 ) -> Result<(), String> {
     let host = Host::build(&spec, services, workers, announce).map_err(|error| error.to_string())?;
@@ -185,6 +189,11 @@ async fn serve_with(
         &format!("berth listens on {scheme}://{}\n{admin}{ready}", callers.address),
         0,
     );
+    let watch = spec.reload.watch.unwrap_or(development);
+    let reloader = Reloader::new(&host, spec, watch, development)
+        .map_err(|error| format!("the thread that compiles can't be started: {error}"))?;
+    tokio::spawn(reloader.run(shutdown.stopping()));
+    tokio::spawn(stop::reload_on_hangup(Arc::clone(&host)));
     tokio::spawn(listen::sweep(Arc::clone(&host), shutdown.clone()));
     if let Some(admin) = operators {
         tokio::spawn(listen::run_admin(Arc::clone(&host), admin, shutdown.clone()));

@@ -1,9 +1,11 @@
 //! Signals, and the way from the first of them to the end.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_host::listen::Shutdown;
+use berth_host::runtime::reload::Change;
 use berth_host::state::Host;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -31,6 +33,20 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
         }
+    }
+}
+
+/// Read the manifest again at every SIGHUP, as daemons do.
+pub(crate) async fn reload_on_hangup(host: Arc<Host>) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            return tracing::warn!(target: "berth", "SIGHUP can't be handled, and stops this process: {error}");
+        }
+    };
+    while hangups.recv().await.is_some() {
+        // What comes of it is an event.
+        let _ = host.reload.ask(Change::Manifest).await;
     }
 }
 

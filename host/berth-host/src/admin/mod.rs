@@ -4,6 +4,9 @@
 //! file `admin.token`, which is made at the first start and is readable by its owner alone: whoever may read it could
 //! read the database's keys as well.
 
+mod live;
+pub mod plugins;
+mod query;
 mod users;
 
 use std::net::SocketAddr;
@@ -15,6 +18,7 @@ use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::ReplyBody;
 use crate::data::{self, DataError, DataFolder};
@@ -68,12 +72,18 @@ enum Target {
     Metrics,
     Health,
     Users(users::Call),
+    Plugins(plugins::Call),
 }
 
 /// Answer an operator, whatever happens.
-pub async fn answer(host: Arc<Host>, peer: SocketAddr, request: Request<Incoming>) -> Response<ReplyBody> {
+pub async fn answer(
+    host: Arc<Host>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+    stop: CancellationToken,
+) -> Response<ReplyBody> {
     let id = request_id(request.headers().get(REQUEST_ID));
-    let mut response = match handle(&host, peer, &id, request).await {
+    let mut response = match handle(&host, peer, &id, request, stop).await {
         Ok(response) => response,
         Err(error) => {
             if let Error::Internal(cause) = &error {
@@ -91,10 +101,15 @@ async fn handle(
     peer: SocketAddr,
     id: &HeaderValue,
     request: Request<Incoming>,
+    stop: CancellationToken,
 ) -> Result<Response<ReplyBody>, Error> {
     match find(request.method(), request.uri().path())? {
         Target::Metrics => metrics_text(Arc::clone(host)).await,
         Target::Health => Ok(health::report(host)),
+        Target::Plugins(call) => {
+            permit(host, &request)?;
+            plugins::call(host, call, request, stop).await
+        }
         Target::Users(call) => {
             let Some(identity) = &host.services.identity else {
                 return Err(Error::NoAccounts);
@@ -130,7 +145,17 @@ fn find(method: &Method, path: &str) -> Result<Target, Error> {
         "/admin/audit" => return users::Call::audit(method).map(Target::Users),
         _ => {}
     }
-    let rest = path.strip_prefix("/admin/users").ok_or(Error::NotFound)?;
+    if let Some(call) = plugins::Call::of_host(method, path) {
+        return call.map(Target::Plugins);
+    }
+    let (is_plugin, rest) = match (
+        path.strip_prefix("/admin/plugins"),
+        path.strip_prefix("/admin/users"),
+    ) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => return Err(Error::NotFound),
+    };
     let mut segments = rest.split('/');
     // Before the first slash: "/admin/usersx" is another path.
     if segments.next() != Some("") {
@@ -141,7 +166,10 @@ fn find(method: &Method, path: &str) -> Result<Target, Error> {
     if segments.next().is_some() || who.as_deref() == Some("") {
         return Err(Error::NotFound);
     }
-    users::Call::find(method, who, action).map(Target::Users)
+    match is_plugin {
+        true => plugins::Call::find(method, who, action).map(Target::Plugins),
+        false => users::Call::find(method, who, action).map(Target::Users),
+    }
 }
 
 fn decode(segment: &str) -> Result<String, Error> {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::query;
 use crate::body::ReplyBody;
 use crate::error::{Error, FieldError};
 use crate::gate::read_json;
@@ -247,26 +247,12 @@ impl Asked {
             cursor: None,
             limit: PAGE,
         };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value)
-                .decode_utf8()
-                .map_err(|_| Error::InvalidParameter(format!("{name} is not UTF-8")))?
-                .into_owned();
-            if value.contains('\0') {
-                return Err(Error::InvalidParameter(format!("{name} has a NUL character")));
-            }
-            match name {
+        for (name, value) in query::pairs(Some(query))? {
+            match name.as_str() {
                 "cursor" => asked.cursor = Some(value).filter(|text| !text.is_empty()),
                 "limit" => {
-                    asked.limit = value
-                        .parse()
-                        .ok()
-                        .filter(|limit| (1..=MAX_PAGE).contains(limit))
-                        .ok_or_else(|| {
-                            Error::InvalidParameter(format!("limit is a number from 1 to {MAX_PAGE}"))
-                        })?;
+                    let limit = query::number("limit", &value, 1, u64::from(MAX_PAGE))?;
+                    asked.limit = u32::try_from(limit).unwrap_or(MAX_PAGE);
                 }
                 name if name == about => asked.about = Some(value).filter(|text| !text.is_empty()),
                 _ => {

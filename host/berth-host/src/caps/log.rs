@@ -12,6 +12,7 @@ use wasmtime::component::{Access, HasData, Linker};
 
 use super::bindings::berth::host::log::{self, Field, Level};
 use crate::runtime::instance::{Ctx, Origin, Task};
+use crate::runtime::journal::{Line, Writer};
 
 /// The longest message, in bytes.
 const MAX_MESSAGE: usize = 8 * 1024;
@@ -70,6 +71,14 @@ pub(super) fn emit(origin: &Origin, level: Level, message: &str, fields: &[Field
         ($level:ident) => {
             if tracing::enabled!(target: "berth::guest", tracing::Level::$level) {
                 let fields = joined(fields);
+                let message = clean(message, MAX_MESSAGE);
+                let line = match &fields {
+                    Some(fields) => format!("{message} {fields}"),
+                    None => message.clone(),
+                };
+                let line = Line::new(tracing::Level::$level, Writer::Guest, line);
+                let journal = &origin.plugin.ledger.journal;
+                journal.write(line.of(&origin.version.digest, origin.request_id()));
                 tracing::event!(
                     target: "berth::guest",
                     tracing::Level::$level,
@@ -77,8 +86,7 @@ pub(super) fn emit(origin: &Origin, level: Level, message: &str, fields: &[Field
                     version = origin.version.digest,
                     request_id = origin.request_id(),
                     fields = fields.as_deref(),
-                    "{}",
-                    clean(message, MAX_MESSAGE),
+                    "{message}",
                 );
             }
         };

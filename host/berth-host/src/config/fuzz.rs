@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::runtime::reuse::Reuse;
 use crate::state::issues_tokens;
 use crate::table::fixed_routes;
 

@@ -1,3 +1,5 @@
+use tracing::level_filters::LevelFilter;
+
 use super::*;
 
 fn faults(text: &str) -> Vec<String> {

@@ -14,6 +14,7 @@ use crate::identity::limits::Rate;
 use crate::postgres::{EXAMPLE, connect};
 use crate::runtime::plugin::Policy;
 use crate::runtime::reuse::Reuse;
+use crate::runtime::signature::PublicKey;
 use crate::secret::Secret;
 use crate::state::Access;
 use crate::tokens::TokenAlgorithm;
@@ -36,6 +37,10 @@ pub(super) fn path(value: &Value) -> Parsed<String> {
     } else {
         Ok(text)
     }
+}
+
+pub(super) fn public_key(value: &Value) -> Parsed<PublicKey> {
+    PublicKey::parse(&text(value)?)
 }
 
 pub(super) fn boolean(value: &Value) -> Parsed<bool> {

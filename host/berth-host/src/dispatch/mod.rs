@@ -14,6 +14,7 @@ use crate::body::ReplyBody;
 use crate::error::{Error, Fault, Trap};
 use crate::gate::Admitted;
 use crate::runtime::instance::Origin;
+use crate::runtime::journal::{Line, Writer};
 use crate::runtime::limits::Meter;
 use crate::runtime::plugin::{Plugin, Version};
 use crate::runtime::streak::LOOP;
@@ -111,6 +112,12 @@ fn report(origin: &Origin, error: &Error) {
                 plugin = plugin_name, version, request_id, trap,
                 "a guest failed: {cause}",
             );
+            let line = Line::new(
+                tracing::Level::ERROR,
+                Writer::Host,
+                format!("a guest failed ({trap}): {cause}"),
+            );
+            plugin.ledger.journal.write(line.of(version, request_id));
             failed(origin);
         }
         Error::Internal(cause) => {

@@ -79,6 +79,11 @@ impl Shutdown {
         Self::default()
     }
 
+    /// Cancelled when everything is to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Stop accepting and wait until every request is answered and every guest is done, at most `patience`.
     /// Returns how many connections had to be cut.
     pub async fn drain(&self, host: &Host, patience: Duration) -> usize {
@@ -137,9 +142,9 @@ pub async fn run_admin(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
     let counted = (&host.metrics, Listener::Admin);
     accept(bound, &shutdown, permits, counted, |stream, peer| {
         let host = Arc::clone(&host);
-        let limits = host.limits;
+        let (limits, stop) = (host.limits, shutdown.stopping());
         let service = service_fn(move |request| {
-            let answer = admin::answer(Arc::clone(&host), peer, request);
+            let answer = admin::answer(Arc::clone(&host), peer, request, stop.clone());
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         connection::run(stream, None, service, limits, shutdown.clone())

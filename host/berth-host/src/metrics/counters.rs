@@ -168,7 +168,7 @@ impl VersionMetrics {
         self.unfinished.get()
     }
 
-    pub(super) fn traps(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub(crate) fn traps(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Trap::ALL
             .into_iter()
             .zip(&self.traps)
@@ -335,6 +335,39 @@ impl SqlMetrics {
         // Read first, so that no more can be closed than opened.
         let closed = self.closed.get();
         self.opened.get().saturating_sub(closed)
+    }
+}
+
+/// What became of a plugin's swaps.
+#[derive(Debug, Default)]
+pub struct SwapMetrics {
+    made: Counter,
+    refused: Counter,
+    taken_back: Counter,
+}
+
+impl SwapMetrics {
+    /// Another version serves everybody.
+    pub fn made(&self) {
+        self.made.add(1);
+    }
+
+    /// A version could not be served.
+    pub fn refused(&self) {
+        self.refused.add(1);
+    }
+
+    /// A candidate was worse than it may be.
+    pub fn taken_back(&self) {
+        self.taken_back.add(1);
+    }
+
+    pub(super) fn each(&self) -> [(&'static str, u64); 3] {
+        [
+            ("made", self.made.get()),
+            ("refused", self.refused.get()),
+            ("taken-back", self.taken_back.get()),
+        ]
     }
 }
 

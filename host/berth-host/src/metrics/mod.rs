@@ -10,12 +10,14 @@
 
 mod counters;
 mod histogram;
+mod later;
 mod process;
 mod table;
 mod text;
 
 pub use counters::{
-    HostMetrics, Listener, ListenerMetrics, Open, PluginMetrics, Refusal, SqlMetrics, VersionMetrics,
+    HostMetrics, Listener, ListenerMetrics, Open, PluginMetrics, Refusal, SqlMetrics, SwapMetrics,
+    VersionMetrics,
 };
 pub use histogram::Histogram;
 pub use table::{METRICS, Scrape};

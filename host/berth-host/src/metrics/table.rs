@@ -128,6 +128,13 @@ pub const METRICS: &[Metric] = &[
         |s, f| f.value(&[], s.host.metrics.requests_unfinished()),
     ),
     metric(
+        "berth_manifest_generation",
+        Kind::Gauge,
+        &[],
+        "How often the manifest has come into force: 1 since the start, and one more for each change.",
+        |s, f| f.value(&[], s.table.generation),
+    ),
+    metric(
         "berth_connections_open",
         Kind::Gauge,
         &["listener"],
@@ -507,6 +514,31 @@ pub const METRICS: &[Metric] = &[
             for plugin in s.plugins() {
                 let refusals = plugin.ledger.metrics.refusals();
                 refusals.for_each(|(code, n)| f.value(&[&plugin.name, code], n));
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_swaps_total",
+        Kind::Counter,
+        &["plugin", "result"],
+        "Versions that came to serve everybody (`made`), could not be served (`refused`), or were candidates and worse than they may be (`taken-back`).",
+        |s, f| {
+            for plugin in s.plugins() {
+                let swaps = plugin.ledger.swaps.each();
+                swaps
+                    .into_iter()
+                    .for_each(|(result, n)| f.value(&[&plugin.name, result], n));
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_versions",
+        Kind::Gauge,
+        PLUGIN,
+        "Versions in memory: the current one, a candidate, and those whose last requests have not ended.",
+        |s, f| {
+            for plugin in s.plugins() {
+                f.value(&[&plugin.name], plugin.ledger.alive());
             }
         },
     ),

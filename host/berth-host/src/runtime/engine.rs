@@ -10,10 +10,11 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
+use super::cache::Cache;
 use super::instance::Ctx;
-use super::reload::probe::PROBES;
 use super::limits::{Budget, MAX_TABLE_ELEMENTS, TICK};
 use super::link;
+use super::reload::probe::PROBES;
 use super::turns::Turns;
 
 /// What the pools are sized for.
@@ -86,6 +87,8 @@ pub struct Runtime {
     pub budget: Arc<Budget>,
     /// How memory is reset between two tenants of a slot.
     pub reset: Reset,
+    /// Machine code on disk, if there is a place for it.
+    pub cache: Option<Cache>,
     settings: RuntimeSettings,
     /// Stops the ticker when the runtime goes.
     ticking: Arc<AtomicBool>,
@@ -135,6 +138,7 @@ impl Runtime {
             turns: Arc::new(Turns::new(settings.workers)),
             budget: Arc::new(Budget::new(settings.memory_budget)),
             reset,
+            cache: None,
             settings,
             ticking,
         })
@@ -158,7 +162,7 @@ impl Drop for Runtime {
 }
 
 fn config(settings: &RuntimeSettings, reset: Reset) -> Config {
-    let n = settings.instances;
+    let n = settings.instances.saturating_add(PROBES);
     let sizes = PoolSizes::of(settings);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(sizes.component_instances)

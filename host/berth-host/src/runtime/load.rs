@@ -4,6 +4,7 @@
 //! what it exports and imports with what the manifest says, link it. [`super::reload`] does the same with what an operator
 //! sends, and instantiates it once before anybody is served by it.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,13 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, InstancePre};
 use wasmtime_wasi_http::handler::ProxyPre;
 
+use super::cache::Found;
 use super::engine::Runtime;
 use super::instance::Ctx;
 use super::load_fault::{LoadFault, memory_limit, one_line};
 use super::plugin::{PluginSpec, Policy, Pre, Version};
 use super::reuse::Reuse;
+use super::signature::{self, MAX_SIGNATURE};
 use super::{folders, link};
 use crate::contract::{self, Fault, FaultKind, Faults, Kind, Report};
 use crate::dispatch::auth::bindings::AuthPolicyPre;
@@ -61,7 +64,7 @@ impl Source {
     pub fn file(spec: &PluginSpec) -> Result<Self, LoadFault> {
         let started = Instant::now();
         let bytes = read(&spec.component)?;
-        let mut source = Self::sent(bytes, None);
+        let mut source = Self::sent(bytes, signature_beside(spec));
         source.read = started.elapsed();
         Ok(source)
     }
@@ -165,15 +168,29 @@ pub fn inspect(runtime: &Runtime, spec: &PluginSpec, bare: bool) -> Inspection {
 
 struct Compiled {
     component: Component,
+    signed_by: Option<String>,
     steps: Steps,
 }
 
 fn compile(runtime: &Runtime, spec: &PluginSpec, source: &Source) -> Result<Compiled, LoadFault> {
     let bytes = &source.bytes;
+    let started = Instant::now();
+    let signed_by = match spec.public_keys.as_slice() {
+        [] => None,
+        keys => Some(signature::verify(keys, bytes, source.signature.as_deref())?.key_id),
+    };
+    let verified = started.elapsed();
     sniff(bytes)?;
     let started = Instant::now();
-    let component =
-        Component::from_binary(&runtime.engine, bytes).map_err(|e| LoadFault::of_compiling(&e))?;
+    let (compiled, found) = match &runtime.cache {
+        Some(cache) => cache.component(&runtime.engine, &source.sha256, bytes),
+        None => (Component::from_binary(&runtime.engine, bytes), Found::Missed),
+    };
+    if let Found::Damaged(why) = &found {
+        tracing::warn!(target: "berth::swap", plugin = spec.name, "machine code that was kept is not used: {why}");
+    }
+    let component = compiled.map_err(|error| LoadFault::of_compiling(&error))?;
+    let compiled = started.elapsed();
     // The pools are made for the largest limit of all plugins; this one may have a smaller one.
     let largest = component
         .resources_required()
@@ -187,9 +204,12 @@ fn compile(runtime: &Runtime, spec: &PluginSpec, source: &Source) -> Result<Comp
     }
     Ok(Compiled {
         component,
+        signed_by,
         steps: Steps {
             read: source.read,
-            compile: started.elapsed(),
+            verify: verified,
+            compile: compiled,
+            cached: found == Found::Hit,
             ..Steps::default()
         },
     })
@@ -212,7 +232,20 @@ fn finish(
         link: started.elapsed(),
         ..compiled.steps
     };
-    Ok(Version::new(source, pre, imports, folders, steps))
+    let mut version = Version::new(source, pre, imports, folders, steps);
+    version.signed_by.clone_from(&compiled.signed_by);
+    Ok(version)
+}
+
+/// The signature beside a plugin's file, where one is needed and there is one. What can't be read is as good as none.
+fn signature_beside(spec: &PluginSpec) -> Option<String> {
+    if spec.public_keys.is_empty() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(signature::file_of(&spec.component)).ok()?;
+    file.take(MAX_SIGNATURE + 1).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Read it whole, if it is a file of at most [`MAX_COMPONENT`] bytes.

@@ -73,7 +73,9 @@ pub enum LoadFault {
     #[error(transparent)]
     Signature(#[from] SignatureFault),
     /// The compiler ended in a way that it should not.
-    #[error("the component could not be compiled: the compiler failed; build the component again, and tell us if that doesn't help")]
+    #[error(
+        "the component could not be compiled: the compiler failed; build the component again, and tell us if that doesn't help"
+    )]
     Compiler,
     /// Granted folders that can't be opened.
     #[error("{}", .0.join("; "))]

@@ -240,26 +240,32 @@ impl Ledger {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A version is there. One with the same bytes as an earlier one goes on with its counters.
-    pub fn enter(&self, mut version: Version) -> Arc<Version> {
+    /// A version may be served. One with the same bytes as an earlier one goes on with its counters.
+    pub fn count(&self, mut version: Version) -> Arc<Version> {
         let mut versions = self.lock();
-        let known = versions
+        if let Some((_, metrics)) = versions
             .counted
             .iter()
-            .position(|(digest, _)| *digest == version.digest);
-        let entry = match known {
-            Some(at) => versions.counted.remove(at),
-            None => (version.digest.clone(), Arc::clone(&version.metrics)),
-        };
-        version.metrics = Arc::clone(&entry.1);
-        versions.counted.push(entry);
-        if versions.counted.len() > COUNTED {
-            versions.counted.remove(0);
+            .find(|(digest, _)| *digest == version.digest)
+        {
+            version.metrics = Arc::clone(metrics);
         }
         let version = Arc::new(version);
         versions.alive.retain(|version| version.strong_count() > 0);
         versions.alive.push(Arc::downgrade(&version));
         version
+    }
+
+    /// It is served from now on.
+    pub fn enter(&self, version: &Version) {
+        let mut versions = self.lock();
+        versions.counted.retain(|(digest, _)| *digest != version.digest);
+        versions
+            .counted
+            .push((version.digest.clone(), Arc::clone(&version.metrics)));
+        if versions.counted.len() > COUNTED {
+            versions.counted.remove(0);
+        }
     }
 
     /// How many versions are in memory: the current one, a candidate, and those whose requests have not all ended.
@@ -321,6 +327,7 @@ impl Version {
             sha256: source.sha256.clone(),
             size: source.bytes.len(),
             pre,
+            signed_by: None,
             imports,
             steps,
             folders,

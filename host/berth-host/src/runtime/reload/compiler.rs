@@ -22,11 +22,13 @@ impl Compiler {
     /// The system gives no thread.
     pub fn start() -> std::io::Result<Self> {
         let (sender, jobs) = sync_channel::<Job>(WAITING);
-        thread::Builder::new().name("berth-compile".to_owned()).spawn(move || {
-            // Nicer threads are a courtesy; if the kernel refuses, compiling is just less polite.
-            let _ = rustix::process::nice(10);
-            jobs.into_iter().for_each(|job| job());
-        })?;
+        thread::Builder::new()
+            .name("berth-compile".to_owned())
+            .spawn(move || {
+                // Nicer threads are a courtesy; if the kernel refuses, compiling is just less polite.
+                let _ = rustix::process::nice(10);
+                jobs.into_iter().for_each(|job| job());
+            })?;
         Ok(Self(sender))
     }
 
@@ -52,6 +54,13 @@ mod tests {
     async fn thread_survives_a_job_that_panics() {
         let compiler = Compiler::start().unwrap();
         assert_eq!(compiler.run(|| -> u8 { panic!("as compilers do") }).await, None);
-        assert_eq!(compiler.run(|| thread::current().name().map(str::to_owned)).await.unwrap().unwrap(), "berth-compile");
+        assert_eq!(
+            compiler
+                .run(|| thread::current().name().map(str::to_owned))
+                .await
+                .unwrap()
+                .unwrap(),
+            "berth-compile"
+        );
     }
 }

@@ -248,22 +248,31 @@ impl Event {
         let reason = self.reason.as_deref().unwrap_or("no reason is known");
         match self.kind {
             Kind::Swapped => format!("{from} was replaced by {to}"),
-            Kind::Refused if self.from.is_some() => format!("{to} can't be served, {from} serves on: {reason}"),
+            Kind::Refused if self.from.is_some() => {
+                format!("{to} can't be served, {from} serves on: {reason}")
+            }
             Kind::Refused => format!("{to} can't be served: {reason}"),
             Kind::RolledBack => format!("went back from {from} to {to}"),
             Kind::CanaryStarted => {
                 let share = self.share.as_deref().unwrap_or("a share");
                 format!("{to} is tried with {share} of the callers, the others get {from}")
             }
-            Kind::CanaryFailed => format!("the candidate {to} was taken back, {from} serves everybody: {reason}"),
-            Kind::CanaryWithdrawn => format!("the candidate {to} was withdrawn, {from} serves everybody: {reason}"),
+            Kind::CanaryFailed => {
+                format!("the candidate {to} was taken back, {from} serves everybody: {reason}")
+            }
+            Kind::CanaryWithdrawn => {
+                format!("the candidate {to} was withdrawn, {from} serves everybody: {reason}")
+            }
             Kind::Promoted => format!("the candidate {to} has held and replaces {from}"),
             Kind::Disabled => "switched off: its routes answer 503".to_owned(),
             Kind::Enabled => "switched on again".to_owned(),
             Kind::Unchanged => format!("{to} serves already"),
             Kind::Measured => format!("{from} and {to} have both served"),
             Kind::ManifestApplied => "the changed manifest is in force".to_owned(),
-            Kind::ManifestRefused => format!("the changed manifest is faulty, nothing was changed: {}", self.faults.join("; ")),
+            Kind::ManifestRefused => format!(
+                "the changed manifest is faulty, nothing was changed: {}",
+                self.faults.join("; ")
+            ),
         }
     }
 
@@ -376,7 +385,10 @@ mod tests {
         assert_eq!(all.first().unwrap().seq, KEPT as u64 + 5);
         let odd = events.last(Some("odd"), 3);
         assert_eq!(odd.iter().map(|e| e.seq % 2).collect::<Vec<_>>(), [0, 0, 0]);
-        assert!(matches!(live.try_recv(), Err(broadcast::error::TryRecvError::Lagged(_))));
+        assert!(matches!(
+            live.try_recv(),
+            Err(broadcast::error::TryRecvError::Lagged(_))
+        ));
     }
 
     #[test]

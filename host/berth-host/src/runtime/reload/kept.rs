@@ -45,7 +45,7 @@ use sha2::{Digest, Sha256};
 pub use state::{AtStart, Because, By, Chosen, FindError, KeptVersion, State};
 
 use crate::config::is_plugin_name;
-use crate::runtime::plugin::MAX_COMPONENT;
+use crate::runtime::load::MAX_COMPONENT;
 
 /// The file of the state.
 const STATE: &str = "state.json";

@@ -57,7 +57,10 @@ impl Reloader {
             Box::new(event)
         };
         let file = self.spec.file.clone();
-        let read = self.compiler.run(move || config::load(&file, &Environment::of_process())).await;
+        let read = self
+            .compiler
+            .run(move || config::load(&file, &Environment::of_process()))
+            .await;
         let mut next = match read {
             Some(Ok(next)) => next,
             Some(Err(faults)) => return Err(refused(faults.iter().map(ToString::to_string).collect())),
@@ -93,9 +96,17 @@ impl Reloader {
         let mut event = Event::new(Kind::ManifestApplied, by, None);
         let known = |table: &Table, name: &str| table.plugin(name).is_some();
         let names = |of: &Table, is: &dyn Fn(&Arc<Plugin>) -> bool| -> Vec<String> {
-            of.plugins.iter().filter(|plugin| is(plugin)).map(|plugin| plugin.name.clone()).collect()
+            of.plugins
+                .iter()
+                .filter(|plugin| is(plugin))
+                .map(|plugin| plugin.name.clone())
+                .collect()
         };
-        let same = |plugin: &Arc<Plugin>| before.plugin(&plugin.name).is_some_and(|old| Arc::ptr_eq(old, plugin));
+        let same = |plugin: &Arc<Plugin>| {
+            before
+                .plugin(&plugin.name)
+                .is_some_and(|old| Arc::ptr_eq(old, plugin))
+        };
         event.added = names(&table, &|plugin| !known(&before, &plugin.name));
         event.changed = names(&table, &|plugin| known(&before, &plugin.name) && !same(plugin));
         event.removed = names(&before, &|plugin| !known(&table, &plugin.name));
@@ -108,7 +119,8 @@ impl Reloader {
             .collect();
         self.host.table.store(Arc::new(table));
         for plugin in gone {
-            self.end_trial(&plugin, by, Kind::CanaryWithdrawn, "the manifest has changed").await;
+            self.end_trial(&plugin, by, Kind::CanaryWithdrawn, "the manifest has changed")
+                .await;
             plugin.retire();
         }
         self.spec = next;
@@ -126,7 +138,10 @@ impl Reloader {
         let mut faults = Vec::new();
         for plugin in &next.plugins {
             let mut fault = |key: &str, what: &str| {
-                faults.push(format!("plugins.{}.{key}: {what}; restart berth to use it", plugin.name));
+                faults.push(format!(
+                    "plugins.{}.{key}: {what}; restart berth to use it",
+                    plugin.name
+                ));
             };
             if plugin.grants.has(Capability::Sql) && services.postgres.is_none() {
                 fault("grants.sql", "this host was started without a database");
@@ -177,7 +192,10 @@ impl Reloader {
 
     async fn plugin_of(&self, spec: &PluginSpec, old: Option<&Arc<Plugin>>) -> Arc<Plugin> {
         let (host, wanted) = (Arc::clone(&self.host), spec.clone());
-        let loaded = self.compiler.run(move || start::load(&host.runtime, &wanted, &host.services)).await;
+        let loaded = self
+            .compiler
+            .run(move || start::load(&host.runtime, &wanted, &host.services))
+            .await;
         let disabled = self.states.get(&spec.name).map_or_else(
             || self.host.services.state_of(&spec.name).disabled,
             |state| state.disabled,
@@ -209,11 +227,18 @@ fn needs_restart(began: &HostSpec, next: &HostSpec) -> Vec<String> {
         ("data", began.data == next.data),
         ("postgres", began.postgres == next.postgres),
         ("identity", began.identity == next.identity),
-        ("tokens", began.tokens == next.tokens && began.sessions == next.sessions),
+        (
+            "tokens",
+            began.tokens == next.tokens && began.sessions == next.sessions,
+        ),
         ("passwords", began.passwords == next.passwords),
         ("telemetry", began.telemetry == next.telemetry),
         ("reload", began.reload == next.reload),
         ("plugins.*.log", loudest(next) <= loudest(began)),
     ];
-    sections.iter().filter(|(_, same)| !same).map(|(name, _)| (*name).to_owned()).collect()
+    sections
+        .iter()
+        .filter(|(_, same)| !same)
+        .map(|(name, _)| (*name).to_owned())
+        .collect()
 }

@@ -170,7 +170,9 @@ pub struct Reloader {
 
 impl std::fmt::Debug for Reloader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reloader").field("watch", &self.watch.is_some()).finish_non_exhaustive()
+        f.debug_struct("Reloader")
+            .field("watch", &self.watch.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -292,7 +294,9 @@ impl Reloader {
             let signature = (!plugin.public_keys.is_empty()).then(|| signature::file_of(&plugin.component));
             std::iter::once(plugin.component.clone()).chain(signature)
         });
-        std::iter::once(self.spec.file.clone()).chain(components).collect()
+        std::iter::once(self.spec.file.clone())
+            .chain(components)
+            .collect()
     }
 
     fn watch_files(&mut self) {
@@ -303,14 +307,17 @@ impl Reloader {
     }
 
     async fn file_changed(&mut self, path: &Path) {
-        let is_wanted = |plugin: &PluginSpec| path == plugin.component || path == signature::file_of(&plugin.component);
+        let is_wanted =
+            |plugin: &PluginSpec| path == plugin.component || path == signature::file_of(&plugin.component);
         if path == self.spec.file || self.wanted.iter().any(|spec| spec.plugins.iter().any(is_wanted)) {
             self.manifest_changed().await;
         }
         let table = self.host.table.load_full();
         for plugin in &table.plugins {
             let component = &plugin.spec.component;
-            if path == component || (!plugin.spec.public_keys.is_empty() && path == signature::file_of(component)) {
+            if path == component
+                || (!plugin.spec.public_keys.is_empty() && path == signature::file_of(component))
+            {
                 self.follow(plugin).await;
             }
         }
@@ -320,7 +327,11 @@ impl Reloader {
     async fn follow(&mut self, plugin: &Arc<Plugin>) {
         self.held.retain(|held| held.of != plugin.name);
         let spec = plugin.spec.clone();
-        let read = self.compiler.run(move || Source::file(&spec)).await.unwrap_or(Err(LoadFault::Compiler));
+        let read = self
+            .compiler
+            .run(move || Source::file(&spec))
+            .await
+            .unwrap_or(Err(LoadFault::Compiler));
         let source = match read {
             Ok(source) => source,
             Err(fault) => {
@@ -332,9 +343,14 @@ impl Reloader {
                 return self.hold(plugin, refused, By::File);
             }
         };
-        let serves = plugin.current().is_some_and(|version| version.sha256 == source.sha256);
+        let serves = plugin
+            .current()
+            .is_some_and(|version| version.sha256 == source.sha256);
         // What an operator chose holds as long as the file is the one that it was then.
-        let chosen = matches!(self.state(&plugin.name).at_start(Some(&source.sha256)), AtStart::Kept(..));
+        let chosen = matches!(
+            self.state(&plugin.name).at_start(Some(&source.sha256)),
+            AtStart::Kept(..)
+        );
         if serves || chosen {
             self.told.remove(&plugin.name);
             return;
@@ -342,7 +358,8 @@ impl Reloader {
         match self.load(plugin, source).await {
             Ok(ready) => {
                 self.told.remove(&plugin.name);
-                self.withdraw(plugin, By::File, "the plugin's file has changed").await;
+                self.withdraw(plugin, By::File, "the plugin's file has changed")
+                    .await;
                 self.switch(plugin, ready, By::File, Kind::Swapped, None).await;
             }
             Err(refused) => self.hold(plugin, refused, By::File),
@@ -406,7 +423,8 @@ impl Reloader {
         event.size = Some(version.size);
         event.signed_by.clone_from(&version.signed_by);
         event.steps = Some(steps.into());
-        self.comparisons.retain(|comparison| comparison.plugin != plugin.name);
+        self.comparisons
+            .retain(|comparison| comparison.plugin != plugin.name);
         if let Ok(old) = &before.current {
             event.from = Some(old.digest.clone());
             self.comparisons.push(Comparison {
@@ -457,12 +475,16 @@ impl Reloader {
     /// Write what is kept of a plugin: after the switch, so that nobody waits for the disk but whoever asked.
     async fn write(&self, plugin: &Plugin, source: Option<Source>, state: State) {
         let name = plugin.name.clone();
-        self.kept(plugin, "a restart or a rollback may not find what serves now", move |kept| {
-            if let Some(source) = source {
-                kept.put(&name, &source.sha256, &source.bytes, source.signature.as_deref())?;
-            }
-            kept.record(&name, &state)
-        })
+        self.kept(
+            plugin,
+            "a restart or a rollback may not find what serves now",
+            move |kept| {
+                if let Some(source) = source {
+                    kept.put(&name, &source.sha256, &source.bytes, source.signature.as_deref())?;
+                }
+                kept.record(&name, &state)
+            },
+        )
         .await;
     }
 

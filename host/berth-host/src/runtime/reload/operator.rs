@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::canary::{Bounds, Share, Trial, Verdict};
+use super::canary::{Bounds, Counts, Share, Trial, Verdict};
 use super::events::{Event, Kind};
 use super::kept::{By, KeptVersion};
 use super::{Change, Outcome, Ready, Refused, Reloader, Source};
@@ -39,7 +39,9 @@ impl Reloader {
 
     fn plugin(&self, name: &str) -> Result<Arc<Plugin>, Error> {
         let found = self.host.table.load().plugin(name).cloned();
-        found.ok_or_else(|| Error::NoPlugin { name: name.to_owned() })
+        found.ok_or_else(|| Error::NoPlugin {
+            name: name.to_owned(),
+        })
     }
 
     async fn deploy(
@@ -55,7 +57,8 @@ impl Reloader {
         if let Some(current) = plugin.current()
             && current.sha256 == source.sha256
         {
-            self.withdraw(plugin, By::Deploy, "the current version was deployed again").await;
+            self.withdraw(plugin, By::Deploy, "the current version was deployed again")
+                .await;
             let mut event = Event::new(Kind::Unchanged, By::Deploy, Some(&plugin.name));
             event.to = Some(current.digest.clone());
             self.keep(plugin, &current, source, By::Deploy, Some(file)).await;
@@ -65,9 +68,12 @@ impl Reloader {
             Ok(ready) => ready,
             Err(refused) => return Err(self.refuse(plugin, &refused, By::Deploy)),
         };
-        self.withdraw(plugin, By::Deploy, "another version was deployed").await;
+        self.withdraw(plugin, By::Deploy, "another version was deployed")
+            .await;
         match canary {
-            None => Ok(self.switch(plugin, ready, By::Deploy, Kind::Swapped, Some(file)).await),
+            None => Ok(self
+                .switch(plugin, ready, By::Deploy, Kind::Swapped, Some(file))
+                .await),
             Some((share, bounds)) => self.try_out(plugin, ready, share, bounds).await,
         }
     }
@@ -98,7 +104,11 @@ impl Reloader {
                 plugin.name
             )));
         };
-        let trial = Arc::new(Trial::new(share, bounds));
+        let known = Counts {
+            requests: current.metrics.answered_total(),
+            failed: current.metrics.failed_total(),
+        };
+        let trial = Arc::new(Trial::new(share, bounds, known));
         let mut event = Event::new(Kind::CanaryStarted, By::Deploy, Some(&plugin.name));
         event.from = Some(current.digest.clone());
         event.to = Some(ready.version.digest.clone());
@@ -131,7 +141,11 @@ impl Reloader {
 
     pub(super) async fn decided(&mut self, name: &str, trial: &Arc<Trial>, verdict: Verdict) {
         let Ok(plugin) = self.plugin(name) else { return };
-        let is_current = plugin.serving().canary.as_ref().is_some_and(|canary| Arc::ptr_eq(&canary.trial, trial));
+        let is_current = plugin
+            .serving()
+            .canary
+            .as_ref()
+            .is_some_and(|canary| Arc::ptr_eq(&canary.trial, trial));
         if !is_current {
             return;
         }
@@ -142,7 +156,8 @@ impl Reloader {
                 }
             }
             Verdict::RollBack(reason) => {
-                self.end_trial(&plugin, By::Canary, Kind::CanaryFailed, &reason.to_string()).await;
+                self.end_trial(&plugin, By::Canary, Kind::CanaryFailed, &reason.to_string())
+                    .await;
                 plugin.ledger.swaps.taken_back();
             }
             Verdict::Cancelled => {}
@@ -150,16 +165,31 @@ impl Reloader {
     }
 
     /// If there is a candidate, it goes.
-    pub(super) async fn withdraw(&mut self, plugin: &Arc<Plugin>, by: By, reason: &str) -> Option<Arc<Event>> {
+    pub(super) async fn withdraw(
+        &mut self,
+        plugin: &Arc<Plugin>,
+        by: By,
+        reason: &str,
+    ) -> Option<Arc<Event>> {
         self.end_trial(plugin, by, Kind::CanaryWithdrawn, reason).await
     }
 
-    pub(super) async fn end_trial(&mut self, plugin: &Arc<Plugin>, by: By, kind: Kind, reason: &str) -> Option<Arc<Event>> {
+    pub(super) async fn end_trial(
+        &mut self,
+        plugin: &Arc<Plugin>,
+        by: By,
+        kind: Kind,
+        reason: &str,
+    ) -> Option<Arc<Event>> {
         let serving = plugin.serving().as_ref().clone();
         let canary = serving.canary.clone()?;
         canary.trial.cancel();
         let mut event = Event::new(kind, by, Some(&plugin.name));
-        event.from = serving.current.as_ref().ok().map(|current| current.digest.clone());
+        event.from = serving
+            .current
+            .as_ref()
+            .ok()
+            .map(|current| current.digest.clone());
         event.to = Some(canary.version.digest.clone());
         event.reason = Some(reason.to_owned());
         plugin.serve(Serving {
@@ -167,7 +197,10 @@ impl Reloader {
             ..serving
         });
         let (name, digest) = (plugin.name.clone(), canary.version.sha256.clone());
-        self.kept(plugin, "the candidate's file stays", move |kept| kept.forget(&name, &digest)).await;
+        self.kept(plugin, "the candidate's file stays", move |kept| {
+            kept.forget(&name, &digest)
+        })
+        .await;
         Some(self.host.events.tell(event))
     }
 
@@ -181,7 +214,11 @@ impl Reloader {
         };
         canary.trial.cancel();
         let mut event = Event::new(Kind::Promoted, by, Some(&plugin.name));
-        event.from = serving.current.as_ref().ok().map(|current| current.digest.clone());
+        event.from = serving
+            .current
+            .as_ref()
+            .ok()
+            .map(|current| current.digest.clone());
         event.to = Some(canary.version.digest.clone());
         let version = Arc::clone(&canary.version);
         plugin.serve(Serving {
@@ -215,15 +252,22 @@ impl Reloader {
 
     async fn roll_back(&mut self, plugin: &Arc<Plugin>, to: Option<String>) -> Outcome {
         if to.is_none()
-            && let Some(event) = self.withdraw(plugin, By::Rollback, "an operator took it back").await
+            && let Some(event) = self
+                .withdraw(plugin, By::Rollback, "an operator took it back")
+                .await
         {
             return Ok(event);
         }
         let state = self.state(&plugin.name);
         let found = match &to {
-            Some(prefix) => state.find(prefix).map_err(|error| Error::Conflict(error.to_string()))?,
+            Some(prefix) => state
+                .find(prefix)
+                .map_err(|error| Error::Conflict(error.to_string()))?,
             None => state.previous().ok_or_else(|| {
-                Error::Conflict(format!("no earlier version of the plugin \"{}\" is kept", plugin.name))
+                Error::Conflict(format!(
+                    "no earlier version of the plugin \"{}\" is kept",
+                    plugin.name
+                ))
             })?,
         };
         let digest = found.digest.clone();
@@ -231,7 +275,9 @@ impl Reloader {
             return Err(Error::Conflict(format!("version {digest:.12} serves already")));
         }
         let Some(kept) = self.host.services.kept.clone() else {
-            return Err(Error::Conflict("this host keeps no versions: it has no data folder".to_owned()));
+            return Err(Error::Conflict(
+                "this host keeps no versions: it has no data folder".to_owned(),
+            ));
         };
         let name = plugin.name.clone();
         let read = self.compiler.run(move || {
@@ -246,8 +292,15 @@ impl Reloader {
         let file = self.file_digest(plugin).await;
         match self.load(plugin, source).await {
             Ok(ready) => {
-                self.withdraw(plugin, By::Rollback, "an operator went back to an earlier version").await;
-                Ok(self.switch(plugin, ready, By::Rollback, Kind::RolledBack, Some(file)).await)
+                self.withdraw(
+                    plugin,
+                    By::Rollback,
+                    "an operator went back to an earlier version",
+                )
+                .await;
+                Ok(self
+                    .switch(plugin, ready, By::Rollback, Kind::RolledBack, Some(file))
+                    .await)
             }
             Err(refused) => Err(self.refuse(plugin, &refused, By::Rollback)),
         }
@@ -257,7 +310,11 @@ impl Reloader {
         let serving = plugin.serving().as_ref().clone();
         let kind = if disabled { Kind::Disabled } else { Kind::Enabled };
         let mut event = Event::new(kind, By::Deploy, Some(&plugin.name));
-        event.to = serving.current.as_ref().ok().map(|current| current.digest.clone());
+        event.to = serving
+            .current
+            .as_ref()
+            .ok()
+            .map(|current| current.digest.clone());
         plugin.serve(Serving { disabled, ..serving });
         let state = self.state(&plugin.name);
         state.disabled = disabled;

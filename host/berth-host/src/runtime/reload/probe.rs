@@ -29,7 +29,13 @@ pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) ->
     let fault = |trap: Trap, cause: &str| LoadFault::Start {
         trap: trap.label(),
         // The rest is a backtrace, which the log of a request would have.
-        cause: cause.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect::<Vec<_>>().join(" "),
+        cause: cause
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .take(3)
+            .collect::<Vec<_>>()
+            .join(" "),
     };
     let Ok(permit) = Arc::clone(&host.probes).acquire_owned().await else {
         return Err(fault(Trap::Refused, "the host is stopping"));
@@ -43,7 +49,10 @@ pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) ->
         Ok(Ok(())) => Ok(started.elapsed()),
         Ok(Err(error)) => Err(match trap::classify(&error, &meter) {
             Error::Guest(it) => fault(it.trap, &it.cause),
-            other => fault(Trap::Memory, &format!("the host has no room for it now ({other:?})")),
+            other => fault(
+                Trap::Memory,
+                &format!("the host has no room for it now ({other:?})"),
+            ),
         }),
         Err(_) => Err(fault(
             Trap::Wall,

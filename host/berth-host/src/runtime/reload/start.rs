@@ -39,7 +39,9 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec, services: &Services) -> Result
         Ok(version) => return Ok(version),
         Err(fault) => fault,
     };
-    let last = state.current.filter(|last| services.kept.is_some() && !last.is_empty());
+    let last = state
+        .current
+        .filter(|last| services.kept.is_some() && !last.is_empty());
     match last.map(|last| load_kept(runtime, spec, services, &last)) {
         Some(Ok(version)) => {
             tracing::error!(
