@@ -485,7 +485,6 @@ async fn files_and_folders_that_are_missing_at_first_are_told_when_they_appear()
         scene.quiet().await;
         scene.write("a/b/c/file", "1");
         assert_eq!(scene.told().await, "a/b/c/file");
-        scene.quiet().await;
         fs::create_dir(scene.path("elsewhere")).unwrap();
         scene.write("elsewhere/file", "1");
         symlink("elsewhere", scene.path("later")).unwrap();
