@@ -10,9 +10,11 @@
 //!   whole into memory, checked there, and the same bytes are handed on, so that nothing can change in between. The hash
 //!   is against damage (a full disk, a lost write, a bad sector), not against people: whoever can write here as us can
 //!   compute it too, and could as well change the host's own binary or read its keys.
-//! - **Another engine has other names.** The name is a hash of the component's SHA-256 and of all that wasmtime says
-//!   code depends on: its version, the CPU's features, every setting of the compiler. After an upgrade nothing is found,
-//!   and nothing has to be understood. The same hash is inside the entry, so a renamed one is seen.
+//! - **Another engine has other names.** The name is a hash of the component's SHA-256, of all that wasmtime says code
+//!   depends on (its version, the CPU's features, every setting of the compiler) and of the versions of all crates that
+//!   this host was built with: a compiler's bug may be fixed in one of those below wasmtime, and its code must go. After
+//!   an upgrade nothing is found, and nothing has to be understood. The same hash is inside the entry, so a renamed one
+//!   is seen.
 //!
 //! Anything wrong is the caller's news and not its problem: the component is compiled and the entry replaced.
 //!
@@ -27,6 +29,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
@@ -39,13 +42,15 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// All entries together, in bytes, unless [`Cache::bounded`] says otherwise: some hundred Rust components, or twenty in
-/// Python.
+/// All entries together, in bytes, unless [`Cache::bounded`] says otherwise. A component in Rust has about 1 MiB of
+/// machine code, one in Python more than 100.
 pub const MAX_TOTAL: u64 = 2 * 1024 * 1024 * 1024;
-/// The largest entry that is written or read, in bytes. Machine code is two to three times as large as a component, and
+/// The largest entry that is written or read, in bytes. Machine code is three to four times as large as its component, and
 /// those have at most 256 MiB.
 pub const MAX_ENTRY: u64 = 1024 * 1024 * 1024;
 
+/// The versions of all crates, of which the compiler is made.
+const CRATES: &str = include_str!("../../../../Cargo.lock");
 /// What an entry begins with; another layout gets another number.
 const MAGIC: &[u8; 16] = b"berth-compiled 1";
 /// Magic, length of the artifact (64 bits, little-endian), key; then the SHA-256 of these and of the artifact.
@@ -252,6 +257,7 @@ impl Key {
         let mut key = Sha256::new();
         key.update(MAGIC);
         key.update(fingerprint.0.finalize());
+        key.update(*CRATES_HASH);
         key.update(digest);
         Self(key.finalize().into())
     }
@@ -260,6 +266,8 @@ impl Key {
         hex(&self.0) + ENTRY
     }
 }
+
+static CRATES_HASH: LazyLock<[u8; 32]> = LazyLock::new(|| Sha256::digest(CRATES).into());
 
 /// Collects what wasmtime hashes. The 64 bits of a usual hasher are too few to decide what is executed.
 struct Fingerprint(Sha256);

@@ -15,15 +15,21 @@
 //! out of the manifest.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::VerifyingKey;
 use minisign_verify::Signature;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// The largest signature file that is read, in bytes. minisign writes about 300, and comments of at most 8 KiB.
 pub const MAX_SIGNATURE: u64 = 32 * 1024;
+
+const TOO_LONG: &str = "it has more than 32 KiB";
 
 /// What the algorithm of keys and of legacy signatures is called, and that of prehashed signatures.
 const ED25519: &[u8] = b"Ed";
@@ -125,6 +131,14 @@ pub enum SignatureFault {
         "the component isn't signed: there is no `.minisig` file beside it, and only signed components are served; sign it with `minisign -Sm` and its name"
     )]
     Missing,
+    /// Its file can't be read.
+    #[error("{}: the component's signature can't be read: {reason}", path.display())]
+    Unreadable {
+        /// The signature's file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Not in minisign's format.
     #[error(
         "the component's `.minisig` file is not a signature of minisign: {0}; sign the component again with `minisign -Sm` and its name"
@@ -170,9 +184,45 @@ pub fn file_of(component: &Path) -> PathBuf {
     PathBuf::from(file)
 }
 
-/// Who has signed these bytes. `signature` is the text of the signature's file; nothing if there is none.
+/// The text of a component's signature; nothing if there is none.
 ///
-/// That nothing need be signed is for the caller to decide: without keys nothing counts as signed here.
+/// Who can write to the folder can put anything there. A pipe would be waited for and a device have no end, so only a
+/// regular file is read, and not more than [`MAX_SIGNATURE`] of it. Symbolic links are followed: some tools deploy files
+/// that way, and whatever they lead to must be a signature of these bytes.
+///
+/// # Errors
+/// It is there and can't be read, or is no text.
+pub fn read(component: &Path) -> Result<Option<String>, SignatureFault> {
+    let path = file_of(component);
+    let unreadable = |reason: &dyn fmt::Display| SignatureFault::Unreadable {
+        path: path.clone(),
+        reason: reason.to_string(),
+    };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = match rustix::fs::open(&path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(unreadable(&error)),
+    };
+    if !file.metadata().map_err(|error| unreadable(&error))?.is_file() {
+        return Err(unreadable(&"it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    Read::take(&mut file, MAX_SIGNATURE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > MAX_SIGNATURE {
+        return Err(SignatureFault::Malformed(TOO_LONG.to_owned()));
+    }
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| SignatureFault::Malformed("it is no UTF-8 text".to_owned()))
+}
+
+/// Who has signed these bytes. `signature` is what [`read`] gave.
+///
+/// That nothing need be signed is for the caller to decide: without keys nothing counts as signed here. To be asked before
+/// a component is compiled: the compiler need not see what nobody vouches for.
 ///
 /// # Errors
 /// No key of `keys` has.
@@ -211,10 +261,7 @@ pub fn verify(
 fn claimed(text: &str) -> Result<KeyId, SignatureFault> {
     let malformed = |what: &str| SignatureFault::Malformed(what.to_owned());
     if text.len() as u64 > MAX_SIGNATURE {
-        return Err(SignatureFault::Malformed(format!(
-            "it has {} bytes, and at most {MAX_SIGNATURE} are read",
-            text.len()
-        )));
+        return Err(malformed(TOO_LONG));
     }
     let mut lines = text.lines();
     if !lines.next().is_some_and(|line| line.starts_with(COMMENT)) {

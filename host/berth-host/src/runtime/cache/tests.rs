@@ -12,7 +12,7 @@ use super::*;
 
 fn engine() -> Engine {
     Runtime::new(RuntimeSettings {
-        instances: 2,
+        instances: 8,
         workers: 1,
         max_memory: 1 << 20,
         memory_budget: 1 << 20,

@@ -1,4 +1,5 @@
 use std::io::Cursor;
+use std::os::unix::fs::symlink;
 use std::slice::from_ref;
 
 use minisign::KeyPair;
@@ -246,10 +247,8 @@ fn huge_signature_is_not_read() {
     let filled = format!("{text}{}", "x".repeat(room - text.len()));
     assert!(verify(&keys, COMPONENT, Some(&filled)).is_ok());
     let fault = verify(&keys, COMPONENT, Some(&(filled + "x"))).unwrap_err();
-    assert!(
-        fault.to_string().contains("has 32769 bytes, and at most 32768"),
-        "{fault}"
-    );
+    assert_eq!(fault, SignatureFault::Malformed(TOO_LONG.to_owned()));
+    assert_eq!(MAX_SIGNATURE, 32 * 1024, "as its sentence says");
 }
 
 #[test]
@@ -318,4 +317,37 @@ fn signature_lies_beside_the_component() {
         Path::new("a/hello.wasm.minisig")
     );
     assert_eq!(file_of(Path::new("hello")), Path::new("hello.minisig"));
+}
+
+#[test]
+fn only_a_regular_file_of_bounded_size_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let component = folder.path().join("hello.wasm");
+    let file = file_of(&component);
+    let said = || read(&component).unwrap_err().to_string();
+    assert_eq!(read(&component), Ok(None));
+    std::fs::write(&file, VECTOR).unwrap();
+    assert_eq!(read(&component), Ok(Some(VECTOR.to_owned())));
+    std::fs::write(&file, b"\xff").unwrap();
+    assert!(said().contains("no UTF-8 text"));
+    File::create(&file).unwrap().set_len(MAX_SIGNATURE).unwrap();
+    assert!(read(&component).is_ok());
+    File::create(&file).unwrap().set_len(MAX_SIGNATURE + 1).unwrap();
+    assert!(said().contains("more than 32 KiB"));
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    assert!(said().contains("not a regular file"));
+    std::fs::remove_dir(&file).unwrap();
+    // It has no end.
+    symlink("/dev/zero", &file).unwrap();
+    assert!(said().starts_with(&format!("{}: ", file.display())) && said().contains("not a regular file"));
+    std::fs::remove_file(&file).unwrap();
+    // Nobody opens its other end.
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, Mode::RUSR | Mode::WUSR).unwrap();
+    assert!(said().contains("not a regular file"));
+    // A link that is followed, as in a volume of Kubernetes.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(folder.path().join("elsewhere"), VECTOR).unwrap();
+    symlink("elsewhere", &file).unwrap();
+    assert_eq!(read(&component), Ok(Some(VECTOR.to_owned())));
 }
