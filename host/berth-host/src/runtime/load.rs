@@ -4,8 +4,6 @@
 //! what it exports and imports with what the manifest says, link it. [`super::reload`] does the same with what an operator
 //! sends, and instantiates it once before anybody is served by it.
 
-use std::io::Read as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -17,8 +15,9 @@ use super::engine::Runtime;
 use super::instance::Ctx;
 use super::load_fault::{LoadFault, memory_limit, one_line};
 use super::plugin::{PluginSpec, Policy, Pre, Version};
+use super::reload::watch::read_whole;
 use super::reuse::Reuse;
-use super::signature::{self, MAX_SIGNATURE};
+use super::signature;
 use super::{folders, link};
 use crate::contract::{self, Fault, FaultKind, Faults, Kind, Report};
 use crate::dispatch::auth::bindings::AuthPolicyPre;
@@ -63,8 +62,13 @@ impl Source {
     /// It can't be read, or is too large.
     pub fn file(spec: &PluginSpec) -> Result<Self, LoadFault> {
         let started = Instant::now();
-        let bytes = read(&spec.component)?;
-        let mut source = Self::sent(bytes, signature_beside(spec));
+        let bytes = read_whole(&spec.component, MAX_COMPONENT)?;
+        // Its own fault, if it has one, is told when it is verified.
+        let signature = match spec.public_keys.is_empty() {
+            true => None,
+            false => signature::read(&spec.component)?,
+        };
+        let mut source = Self::sent(bytes, signature);
         source.read = started.elapsed();
         Ok(source)
     }
@@ -235,35 +239,6 @@ fn finish(
     let mut version = Version::new(source, pre, imports, folders, steps);
     version.signed_by.clone_from(&compiled.signed_by);
     Ok(version)
-}
-
-/// The signature beside a plugin's file, where one is needed and there is one. What can't be read is as good as none.
-fn signature_beside(spec: &PluginSpec) -> Option<String> {
-    if spec.public_keys.is_empty() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(signature::file_of(&spec.component)).ok()?;
-    file.take(MAX_SIGNATURE + 1).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Read it whole, if it is a file of at most [`MAX_COMPONENT`] bytes.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, LoadFault> {
-    let unreadable = |e: std::io::Error| LoadFault::Unreadable {
-        path: path.to_owned(),
-        reason: match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                "there is no such file; build the component, or correct `component`".to_owned()
-            }
-            _ => e.to_string(),
-        },
-    };
-    let size = std::fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_COMPONENT {
-        return Err(LoadFault::TooLarge { size });
-    }
-    std::fs::read(path).map_err(unreadable)
 }
 
 /// The preamble (component model binary format): magic, then version and layer. Layer 0 is a core module.

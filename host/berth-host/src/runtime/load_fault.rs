@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::load::MAX_COMPONENT;
+use super::reload::watch::ReadFault;
 use super::signature::SignatureFault;
 use crate::contract::{Fault, Faults};
 
@@ -80,6 +81,27 @@ pub enum LoadFault {
     /// Granted folders that can't be opened.
     #[error("{}", .0.join("; "))]
     Folders(Vec<String>),
+}
+
+impl From<ReadFault> for LoadFault {
+    fn from(fault: ReadFault) -> Self {
+        let text = fault.to_string();
+        match fault {
+            ReadFault::TooLarge { size, .. } => Self::TooLarge { size },
+            ReadFault::Missing { path } => Self::Unreadable {
+                path,
+                reason: "there is no such file; build the component, or correct `component`".to_owned(),
+            },
+            ReadFault::NotAFile { path, .. }
+            | ReadFault::Forbidden { path, .. }
+            | ReadFault::Restless { path }
+            | ReadFault::Io { path, .. } => {
+                let prefix = format!("{}: ", path.display());
+                let reason = text.strip_prefix(&prefix).unwrap_or(&text).to_owned();
+                Self::Unreadable { path, reason }
+            }
+        }
+    }
 }
 
 impl LoadFault {
