@@ -200,7 +200,7 @@ fn file_of_200_mb_is_refused_by_its_size() {
 }
 
 /// To root nothing is forbidden, unless it gives up the right to that.
-fn with_permissions() -> Command {
+pub(crate) fn with_permissions() -> Command {
     let berth = command();
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return berth;
