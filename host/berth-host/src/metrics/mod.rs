@@ -17,7 +17,7 @@ mod text;
 pub use counters::{
     HostMetrics, Listener, ListenerMetrics, Open, PluginMetrics, Refusal, SqlMetrics, VersionMetrics,
 };
-pub use histogram::Histogram;
+pub use histogram::{Histogram, Snapshot};
 pub use table::{METRICS, Scrape};
 pub use text::{Family, Kind, Metric};
 
