@@ -19,7 +19,7 @@ pub use counters::{
     HostMetrics, Listener, ListenerMetrics, Open, PluginMetrics, Refusal, SqlMetrics, SwapMetrics,
     VersionMetrics,
 };
-pub use histogram::Histogram;
+pub use histogram::{Histogram, Snapshot};
 pub use table::{METRICS, Scrape};
 pub use text::{Family, Kind, Metric};
 
