@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use berth_host::config::{self, Environment};
-use berth_host::runtime::plugin::MAX_COMPONENT;
+use berth_host::runtime::load::MAX_COMPONENT;
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};

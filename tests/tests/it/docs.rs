@@ -245,6 +245,8 @@ fn table_of_keys_has_every_key_and_its_default() {
         "identity",
         "limits",
         "telemetry",
+        "reload",
+        "signatures",
     ] {
         let out = run(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n"), &["check"], &[]);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -10,7 +10,6 @@
 
 mod counters;
 mod histogram;
-mod later;
 mod process;
 mod table;
 mod text;

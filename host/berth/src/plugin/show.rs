@@ -62,7 +62,7 @@ pub(super) fn lines(plugin: &Value) -> String {
         ("cpu", named(at(plugin, "cpu"), &CPU)),
         ("memory", named(at(plugin, "memory"), &MEMORY)),
         ("canary", canary(plugin)),
-        ("", bounds(at(plugin, "canary"))),
+        ("a canary", bounds(at(plugin, "canaryBounds"))),
         ("last event", last_event(plugin)),
     ];
     let mut out: String = rows
@@ -202,16 +202,20 @@ fn canary(plugin: &Value) -> Option<String> {
     ))
 }
 
-/// What ends the trial. Whatever is said of it.
-fn bounds(canary: &Value) -> Option<String> {
-    let shown = ["digest", "share", "requests", "failed", "p99Us", "current"];
-    let rest: serde_json::Map<String, Value> = canary
-        .as_object()?
-        .iter()
-        .filter(|(name, value)| !shown.contains(&name.as_str()) && !value.is_null())
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    some(plain(&Value::Object(rest)))
+/// What ends a trial, as a sentence.
+fn bounds(bounds: &Value) -> Option<String> {
+    let of = |name: &str| Some(plain(bounds.get(name)?));
+    Some(format!(
+        "is taken back when, of {} requests or more, {} or more fail and {} points more than of the current version; or when, \
+         of {} or more, the p99 is over {} times and {} ms above the current one's; serves everybody after {} requests",
+        of("minRequests")?,
+        of("minFailures")?,
+        of("errorPoints")?,
+        of("p99Requests")?,
+        of("p99Factor")?,
+        of("p99FloorMs")?,
+        of("promoteAfter")?,
+    ))
 }
 
 fn last_event(plugin: &Value) -> Option<String> {
@@ -264,7 +268,10 @@ mod tests {
             "canary": {
                 "digest": "77777777777777777777", "share": 10, "requests": 40, "failed": 1, "p99Us": 3_100,
                 "current": { "requests": 360, "failed": 2, "p99Us": 2_000 },
-                "bounds": { "failedMore": "2%" }, "promoteAfter": 500, "until": null,
+            },
+            "canaryBounds": {
+                "minRequests": 20, "minFailures": 3, "errorPoints": 5.0, "p99Requests": 100, "p99Factor": 2.0,
+                "p99FloorMs": 10, "promoteAfter": 500,
             },
             "lastEvent": { "at": 1_735_689_600_000_u64, "kind": "disabled", "plugin": "hello" },
         })
@@ -294,7 +301,7 @@ latency    p50 400 us, p99 2.1 ms, mean 512 us
 cpu        mean 300 us, p99 1.2 ms
 memory     mean 1.0 MiB, most 3.0 MiB
 canary     777777777777 for 10 %: 40 requests, 1 failed, p99 3.1 ms; the current one: 360 requests, 2 failed, p99 2.0 ms
-           bounds failed more 2%, promote after 500
+a canary   is taken back when, of 20 requests or more, 3 or more fail and 5.0 points more than of the current version; or when, of 100 or more, the p99 is over 2.0 times and 10 ms above the current one's; serves everybody after 500 requests
 last event 2025-01-01T00:00:00Z hello: out of service
 
    VERSION       SIZE     SINCE                 BY

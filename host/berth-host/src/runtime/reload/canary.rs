@@ -74,8 +74,8 @@ mod share;
 mod verdict;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -95,6 +95,15 @@ pub enum Side {
     Current,
     /// The one that is tried.
     Candidate,
+}
+
+/// A request's part in a trial.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The trial.
+    pub trial: Arc<Trial>,
+    /// The version that answers it.
+    pub side: Side,
 }
 
 /// One trial of a candidate, from its start to its verdict.

@@ -409,7 +409,7 @@ impl Reloader {
             mut steps,
         } = ready;
         let before = plugin.serving().as_ref().clone();
-        let answered_before = version.metrics.answered_total();
+        let answered_before = version.metrics.requests_answered();
         plugin.ledger.enter(&version);
         let started = Instant::now();
         plugin.serve(Serving {
@@ -546,8 +546,8 @@ impl Reloader {
         }
         let events = &self.host.events;
         self.comparisons.retain(|it| {
-            let after = it.to.1.answered_total();
-            if after < it.answered_before + COMPARED_AFTER || it.from.1.answered_total() == 0 {
+            let after = it.to.1.requests_answered();
+            if after < it.answered_before + COMPARED_AFTER || it.from.1.requests_answered() == 0 {
                 return it.until > now;
             }
             let mut event = Event::new(Kind::Measured, it.by, Some(&it.plugin));
