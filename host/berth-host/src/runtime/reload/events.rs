@@ -248,6 +248,7 @@ impl Event {
         let to = self.to.as_deref().unwrap_or("?");
         let reason = self.reason.as_deref().unwrap_or("no reason is known");
         match self.kind {
+            Kind::Swapped if self.from.is_none() => format!("{to} serves; nothing did before"),
             Kind::Swapped => format!("{from} was replaced by {to}"),
             Kind::Refused if self.from.is_some() => {
                 format!("{to} can't be served, {from} serves on: {reason}")
