@@ -9,7 +9,9 @@ mod client;
 mod inspected;
 mod keys;
 mod log;
+mod plugin;
 mod stop;
+mod text;
 mod user;
 
 use std::process::ExitCode;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Routes(args) => check::routes(&args),
         Command::Keys(command) => keys::run(&command),
         Command::User(args) => user::run(&args),
+        Command::Plugin(args) => plugin::run(&args),
     }
 }
 

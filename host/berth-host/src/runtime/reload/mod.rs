@@ -241,6 +241,9 @@ impl Reloader {
     /// Make changes until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         self.begin().await;
+        if self.watch.is_some() {
+            self.manifest_changed().await;
+        }
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -263,22 +266,28 @@ impl Reloader {
         }
     }
 
-    /// Keep what the host has begun to serve with. A file that has changed since is seen now.
+    /// Keep what the host has begun to serve with, and see what has changed between the load and the begin of the watch.
     async fn begin(&mut self) {
         for plugin in self.host.table.load_full().plugins.clone() {
-            let state = self.host.services.state_of(&plugin.name);
-            let current = plugin.current();
-            self.states.insert(plugin.name.clone(), state);
-            let Some(version) = current else { continue };
-            let is_kept = self.state(&plugin.name).current.as_ref() == Some(&version.sha256);
-            if !is_kept {
-                let of = Arc::clone(&plugin);
-                let source = self.compiler.run(move || Source::file(&of.spec)).await;
-                if let Some(Ok(source)) = source
-                    && source.sha256 == version.sha256
-                {
-                    self.keep(&plugin, &version, source, By::File, None).await;
+            if !self.states.contains_key(&plugin.name) {
+                let state = self.host.services.state_of(&plugin.name);
+                self.states.insert(plugin.name.clone(), state);
+            }
+            let current = plugin.current().map(|version| version.sha256.clone());
+            let is_kept = current.is_some() && self.state(&plugin.name).current == current;
+            if is_kept && self.watch.is_none() {
+                continue;
+            }
+            let of = Arc::clone(&plugin);
+            let source = self.compiler.run(move || Source::file(&of.spec)).await;
+            match (source, plugin.current()) {
+                (Some(Ok(source)), Some(version)) if source.sha256 == version.sha256 => {
+                    if !is_kept {
+                        self.keep(&plugin, &version, source, By::File, None).await;
+                    }
                 }
+                _ if self.watch.is_some() => self.follow(&plugin).await,
+                _ => {}
             }
         }
     }
@@ -409,7 +418,7 @@ impl Reloader {
             mut steps,
         } = ready;
         let before = plugin.serving().as_ref().clone();
-        let answered_before = version.metrics.answered_total();
+        let answered_before = version.metrics.requests_answered();
         plugin.ledger.enter(&version);
         let started = Instant::now();
         plugin.serve(Serving {
@@ -546,8 +555,8 @@ impl Reloader {
         }
         let events = &self.host.events;
         self.comparisons.retain(|it| {
-            let after = it.to.1.answered_total();
-            if after < it.answered_before + COMPARED_AFTER || it.from.1.answered_total() == 0 {
+            let after = it.to.1.requests_answered();
+            if after < it.answered_before + COMPARED_AFTER || it.from.1.requests_answered() == 0 {
                 return it.until > now;
             }
             let mut event = Event::new(Kind::Measured, it.by, Some(&it.plugin));
