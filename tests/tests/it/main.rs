@@ -55,6 +55,7 @@ mod store_sql_values;
 mod store_tokens;
 mod store_user_command;
 mod structure;
+mod swap_load;
 mod telemetry;
 mod tls;
 mod wire_rules;

@@ -14,7 +14,6 @@ mod report;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Tools;
 use super::cases::{Case, HELLO, HELLO_P3, Server, Serves, Setup, VERIFY_EMAIL};
 use super::machine::Machine;
 use super::options::Options;
