@@ -59,6 +59,7 @@ mod structure;
 mod swap_cache;
 mod swap_editors;
 mod swap_files;
+mod swap_load;
 mod swap_restart;
 mod swap_served;
 mod swap_times;
