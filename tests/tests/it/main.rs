@@ -32,6 +32,7 @@ mod metrics;
 mod outgoing;
 mod outgoing_faults;
 mod outgoing_tls;
+mod plugin_command;
 mod policy;
 mod private_postgres;
 mod reuse;
