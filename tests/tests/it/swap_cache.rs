@@ -162,8 +162,8 @@ fn entry_or_folder_that_others_may_write_is_not_used() {
 fn folders_that_cannot_be_written_cost_a_warning_and_compilations() {
     for (folder, says) in [
         (".berth", "nothing is kept between two starts"),
-        (".berth/cache", "compile cache"),
-        (".berth/plugins", "version"),
+        (".berth/cache", "compiled components can't be kept"),
+        (".berth/plugins", "a restart or a rollback may not find"),
     ] {
         let (site, manifest) = home();
         fs::create_dir_all(site.at(folder)).unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use berth_tests::berth::{Berth, Manifest};
-use berth_tests::swaps::{Operator, Site, WATCH, digest, greeting, hello, sha256};
+use berth_tests::swaps::{Operator, Site, WATCH, digest, greeting, hello, sha256, until};
 use berth_tests::wire::is;
 use serde_json::{Value, json};
 
@@ -58,6 +58,11 @@ fn said(site: &Site, level: &str) -> Vec<Value> {
 /// One line at this level, with these words, and none that is worse.
 #[track_caller]
 fn said_once(site: &Site, level: &str, words: &[&str]) -> Value {
+    // The log has a thread of its own.
+    until(
+        || format!("nothing is said: {:#?}", site.log()),
+        || (!said(site, level).is_empty()).then_some(()),
+    );
     let lines = said(site, level);
     assert_eq!(lines.len(), 1, "{lines:#?}");
     let message = lines[0]["message"].as_str().unwrap();
@@ -68,6 +73,31 @@ fn said_once(site: &Site, level: &str, words: &[&str]) -> Value {
         assert_eq!(said(site, "ERROR"), [Value::Null; 0]);
     }
     lines[0].clone()
+}
+
+/// A start with a file that can't be served: what served last serves, and the fault is one event and one line, and no
+/// more until the end.
+#[track_caller]
+fn serves_what_served_last(site: &Site, manifest: &Manifest, number: u32, (code, says): (&str, &str)) {
+    let berth = site.start(manifest);
+    serves(&berth, number);
+    let operator = Operator::of(&berth);
+    let event = operator.event(0, "hello", "refused");
+    assert_eq!(
+        (&event["code"], &event["from"]),
+        (&json!(code), &json!(digest(&hello(number)))),
+        "{event:#}"
+    );
+    assert_eq!(operator.plugin("hello")["lastEvent"]["seq"], event["seq"]);
+    berth.logged("that it is a kept version", |line| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["plugin"] == "hello"
+            && message.contains("a kept version is served: ")
+            && message.contains("served last")
+    });
+    berth.stop();
+    said_once(site, "ERROR", &[says, "serves on"]);
+    assert_eq!(said(site, "WARN"), [Value::Null; 0]);
 }
 
 #[track_caller]
@@ -153,40 +183,23 @@ fn file_that_is_saved_after_a_deploy_serves() {
     serves(&berth, 3);
 }
 
-/// It was broken while nobody looked; or it was, when somebody did.
+/// It was broken while nobody looked. Whether files are watched makes no difference.
 #[test]
 fn file_that_is_broken_at_a_start_does_not_replace_what_served_last() {
-    let (site, manifest) = home(WATCH);
-    let berth = site.start(&manifest);
-    serves(&berth, 1);
-    berth.stop();
-    site.replace(FILE, b"no component");
-    let berth = site.start(&manifest);
-    serves(&berth, 1);
-    let line = said_once(
-        &site,
-        "ERROR",
-        &[
-            "the file can't be served, so what served last is",
-            "is not WebAssembly",
-        ],
-    );
-    assert_eq!(
-        (&line["code"], &line["version"]),
-        (&json!("not-wasm"), &json!(digest(&hello(1)))),
-        "{line:#}"
-    );
-    // Once more, and then it is mended.
-    let berth = site.restart(berth, &manifest);
-    serves(&berth, 1);
-    let operator = Operator::of(&berth);
-    site.replace(FILE, &hello(2));
-    let event = operator.event(0, "hello", "swapped");
-    assert_eq!(event["from"], digest(&hello(1)), "{event:#}");
-    serves(&berth, 2);
-    let berth = site.restart(berth, &manifest);
-    serves(&berth, 2);
-    nothing_was_wrong(&site);
+    for more in ["", WATCH] {
+        let (site, manifest) = home(more);
+        site.start(&manifest).stop();
+        site.replace(FILE, b"no component");
+        let not_wasm = ("not-wasm", "is not WebAssembly");
+        serves_what_served_last(&site, &manifest, 1, not_wasm);
+        // Once more, as long as it is broken.
+        serves_what_served_last(&site, &manifest, 1, not_wasm);
+        site.replace(FILE, &hello(2));
+        let berth = site.start(&manifest);
+        serves(&berth, 2);
+        berth.stop();
+        nothing_was_wrong(&site);
+    }
 }
 
 #[test]
@@ -194,14 +207,9 @@ fn file_that_is_gone_at_a_start_does_not_replace_what_served_last() {
     let (site, manifest) = home(WATCH);
     site.start(&manifest).stop();
     fs::remove_file(site.at(FILE)).unwrap();
+    let missing = ("unreadable", "there is no such file; build the component");
+    serves_what_served_last(&site, &manifest, 1, missing);
     let berth = site.start(&manifest);
-    serves(&berth, 1);
-    let line = said_once(
-        &site,
-        "ERROR",
-        &["what served last", "there is no such file; build the component"],
-    );
-    assert_eq!(line["code"], "unreadable", "{line:#}");
     site.put(FILE, &hello(2));
     Operator::of(&berth).event(0, "hello", "swapped");
     serves(&berth, 2);
@@ -215,13 +223,7 @@ fn deployed_version_serves_on_when_the_file_is_broken() {
     deploys(&Operator::of(&berth), 2);
     berth.stop();
     site.replace(FILE, b"no component");
-    let berth = site.start(&manifest);
-    serves(&berth, 2);
-    said_once(
-        &site,
-        "ERROR",
-        &["the file can't be served, so what served last is"],
-    );
+    serves_what_served_last(&site, &manifest, 2, ("not-wasm", "is not WebAssembly"));
 }
 
 #[test]
@@ -237,9 +239,14 @@ fn plugin_without_anything_that_can_be_served_recovers_with_its_file() {
     );
     let operator = Operator::of(&berth);
     assert_eq!(operator.health("hello")["code"], "not-wasm");
-    site.replace(FILE, b"no component either");
+    site.replace(FILE, b"still no component");
     let event = operator.event(0, "hello", "refused");
     assert!(event["from"].is_null(), "{event:#}");
+    assert_eq!(
+        event["to"],
+        digest(b"still no component"),
+        "what was told at the start is not told again"
+    );
     site.replace(FILE, &hello(1));
     let event = operator.event(0, "hello", "swapped");
     assert!(event["from"].is_null(), "{event:#}");

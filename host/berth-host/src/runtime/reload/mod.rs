@@ -183,6 +183,13 @@ struct Held {
     until: Instant,
 }
 
+impl Held {
+    /// What is the same if it is the same fault.
+    fn text(&self) -> String {
+        format!("{:?} {}", self.event.to, self.event.message())
+    }
+}
+
 /// A swap whose two versions have not both served yet.
 struct Comparison {
     plugin: String,
@@ -266,29 +273,35 @@ impl Reloader {
         }
     }
 
-    /// Keep what the host has begun to serve with, and see what has changed between the load and the begin of the watch.
+    /// Keep what the host has begun to serve with. Where that isn't the file, see why: it can't be served, or it has changed
+    /// between the load and the begin of the watch.
     async fn begin(&mut self) {
         for plugin in self.host.table.load_full().plugins.clone() {
             if !self.states.contains_key(&plugin.name) {
                 let state = self.host.services.state_of(&plugin.name);
                 self.states.insert(plugin.name.clone(), state);
             }
-            let current = plugin.current().map(|version| version.sha256.clone());
-            let is_kept = current.is_some() && self.state(&plugin.name).current == current;
-            if is_kept && self.watch.is_none() {
-                continue;
-            }
             let of = Arc::clone(&plugin);
             let source = self.compiler.run(move || Source::file(&of.spec)).await;
             match (source, plugin.current()) {
                 (Some(Ok(source)), Some(version)) if source.sha256 == version.sha256 => {
-                    if !is_kept {
+                    if self.state(&plugin.name).current.as_ref() != Some(&version.sha256) {
                         self.keep(&plugin, &version, source, By::File, None).await;
                     }
                 }
-                _ if self.watch.is_some() => self.follow(&plugin).await,
-                _ => {}
+                _ => self.follow(&plugin).await,
             }
+            if let Err(fault) = &plugin.serving().current {
+                self.was_said(&plugin.name, &fault.to_string());
+            }
+        }
+    }
+
+    /// A plugin's fault was told when it was loaded, so it is not told again.
+    fn was_said(&mut self, plugin: &str, fault: &str) {
+        let said = |held: &mut Held| held.of == plugin && held.event.reason.as_deref() == Some(fault);
+        for held in self.held.extract_if(.., said) {
+            self.told.insert(held.of.clone(), held.text());
         }
     }
 
@@ -544,7 +557,7 @@ impl Reloader {
                 self.held.push(held);
                 continue;
             }
-            let text = format!("{:?} {}", held.event.to, held.event.message());
+            let text = held.text();
             if self.told.insert(held.of.clone(), text.clone()).as_ref() == Some(&text) {
                 continue;
             }
