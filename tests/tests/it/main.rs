@@ -61,6 +61,7 @@ mod swap_editors;
 mod swap_files;
 mod swap_restart;
 mod swap_served;
+mod swap_signed;
 mod swap_times;
 mod telemetry;
 mod tls;
