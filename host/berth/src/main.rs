@@ -181,6 +181,11 @@ async fn serve_with(
         "instance pool ready",
     );
 
+    let watch = spec.reload.watch.unwrap_or(development);
+    let reloader = Reloader::new(&host, spec, watch, development)
+        .map_err(|error| format!("the thread that compiles can't be started: {error}"))?;
+    reloader.try_out_new().await;
+
     let shutdown = Shutdown::new();
     // The addresses are the one thing that goes to standard output, so that a script can read them.
     let admin = operators
@@ -193,9 +198,6 @@ async fn serve_with(
         &format!("berth listens on {scheme}://{}\n{admin}{ready}", callers.address),
         0,
     );
-    let watch = spec.reload.watch.unwrap_or(development);
-    let reloader = Reloader::new(&host, spec, watch, development)
-        .map_err(|error| format!("the thread that compiles can't be started: {error}"))?;
     let changes = tokio::spawn(reloader.run(shutdown.stopping()));
     tokio::spawn(stop::reload_on_hangup(Arc::clone(&host)));
     tokio::spawn(listen::sweep(Arc::clone(&host), shutdown.clone()));

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use berth_tests::berth::{Berth, Manifest};
+use berth_tests::components::handler_at_start;
 use berth_tests::swaps::{Operator, Site, WATCH, digest, greeting, hello, sha256, until};
 use berth_tests::wire::is;
 use serde_json::{Value, json};
@@ -213,6 +214,17 @@ fn file_that_is_gone_at_a_start_does_not_replace_what_served_last() {
     site.put(FILE, &hello(2));
     Operator::of(&berth).event(0, "hello", "swapped");
     serves(&berth, 2);
+}
+
+/// It compiles and fits, and no instance of it can be made.
+#[test]
+fn file_that_cannot_be_started_does_not_replace_what_served_last() {
+    let (site, manifest) = home("");
+    site.start(&manifest).stop();
+    site.replace(FILE, &handler_at_start("unreachable"));
+    let trap = ("start-failed", "can't be started (unreachable)");
+    serves_what_served_last(&site, &manifest, 1, trap);
+    serves_what_served_last(&site, &manifest, 1, trap);
 }
 
 /// What an operator chose is what served last.

@@ -245,6 +245,37 @@ impl Reloader {
         Ok(reloader)
     }
 
+    /// Before anybody is served: what is another version than the one that served last is started once, as at any other
+    /// change, and what served last takes its place if it can't be. Nobody is served by either meanwhile.
+    ///
+    /// A version that nothing was before is not tried out: there is nothing that could serve in its place, and its callers
+    /// learn what is wrong.
+    pub async fn try_out_new(&self) {
+        for plugin in &self.host.table.load_full().plugins {
+            let (Some(version), Some(last)) = (
+                plugin.current(),
+                self.host.services.state_of(&plugin.name).current,
+            ) else {
+                continue;
+            };
+            if version.sha256 == last || probe::probe(&self.host, plugin, &version).await.is_ok() {
+                continue;
+            }
+            let (host, of) = (Arc::clone(&self.host), Arc::clone(plugin));
+            let loaded = self
+                .compiler
+                .run(move || start::load_last(&host.runtime, &of.spec, &host.services, &last));
+            if let Some(Some(last)) = loaded.await {
+                let last = plugin.ledger.count(last);
+                plugin.ledger.enter(&last);
+                plugin.serve(Serving {
+                    current: Ok(last),
+                    ..plugin.serving().as_ref().clone()
+                });
+            }
+        }
+    }
+
     /// Make changes until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         self.begin().await;

@@ -38,15 +38,22 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec, services: &Services) -> Result
         .filter(|last| services.kept.is_some() && !last.is_empty());
     match last.map(|last| load_kept(runtime, spec, services, &last)) {
         Some(Ok(version)) => {
-            serves_kept(
-                spec,
-                &version,
-                "its file can't be served, and this is the version that served last",
-            );
+            serves_kept(spec, &version, FAULTY);
             Ok(version)
         }
         _ => Err(fault),
     }
+}
+
+/// Why it isn't the file, if that is faulty.
+const FAULTY: &str = "its file can't be served, and this is the version that served last";
+
+/// What served last, in the place of a version that was loaded and can't be started. Nothing if it isn't kept, or can't be
+/// served either.
+pub fn load_last(runtime: &Runtime, spec: &PluginSpec, services: &Services, last: &str) -> Option<Version> {
+    let version = load_kept(runtime, spec, services, last).ok()?;
+    serves_kept(spec, &version, FAULTY);
+    Some(version)
 }
 
 /// What is wrong with the file is an event, which [`super::Reloader`] tells.
