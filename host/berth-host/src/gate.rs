@@ -91,12 +91,12 @@ pub async fn admit(
     params: Vec<std::borrow::Cow<'_, str>>,
     request: Request<Incoming>,
 ) -> Result<Admitted, Error> {
-    let caller = caller(host, record, route, &request).await?;
+    let (caller, chosen) = caller(host, record, route, &request).await?;
     match &route.target {
         Target::Health => Ok(Admitted::Health),
         Target::Jwks => Ok(Admitted::Jwks),
         Target::Http(plugin) => {
-            let version = ready(plugin, record, caller.as_ref())?;
+            let version = ready(plugin, record, version(plugin, record, caller.as_ref()))?;
             if matches!(plugin.spec.reuse, Reuse::Concurrent { .. }) {
                 let place = waited(
                     record,
@@ -124,7 +124,9 @@ pub async fn admit(
         }
         Target::Auth(plugin, op) => {
             // By address alone: the policy is asked before anybody knows who it is, and one caller gets one version.
-            let version = ready(plugin, record, None)?;
+            // What has said who it is answers as well: a swap in between doesn't mix two versions.
+            let chosen = chosen.map_or_else(|| version(plugin, record, None), Ok);
+            let version = ready(plugin, record, chosen)?;
             let info = info(record, &request);
             let input = if op.has_body() {
                 let body = read_json(request, &host.limits).await?;
@@ -215,9 +217,9 @@ async fn find_place(host: &Host, plugin: &Plugin, version: &Version) -> Result<A
 fn ready(
     plugin: &Arc<Plugin>,
     record: &mut Record,
-    caller: Option<&Principal>,
+    chosen: Result<Chosen, Error>,
 ) -> Result<Arc<Version>, Error> {
-    match version(plugin, record, caller) {
+    match chosen {
         Ok((version, part)) => {
             record.goes_to(plugin, Some(&version));
             record.takes_part(part);
@@ -230,13 +232,12 @@ fn ready(
     }
 }
 
+/// A version, and the trial that its request counts in.
+type Chosen = (Arc<Version>, Option<Part>);
+
 /// The version that answers a caller, and the trial that it is a part of: in a trial, a caller gets the same one every
 /// time. Signed-in callers are known by their account, others by their address.
-fn version(
-    plugin: &Plugin,
-    record: &Record,
-    caller: Option<&Principal>,
-) -> Result<(Arc<Version>, Option<Part>), Error> {
+fn version(plugin: &Plugin, record: &Record, caller: Option<&Principal>) -> Result<Chosen, Error> {
     let serving = plugin.serving();
     if serving.disabled {
         return Err(Error::PluginDisabled {
@@ -260,16 +261,17 @@ fn version(
     Ok((Arc::clone(version), Some(Part { trial, side })))
 }
 
-/// Who calls: a token that the host finds valid, and a principal that the policy makes of its claims. Fails closed:
+/// Who calls, and the version of the policy that says so: a token that the host finds valid, and a principal that the policy
+/// makes of its claims. Fails closed:
 /// without a working `auth` policy nobody is anybody (503).
 async fn caller(
     host: &Arc<Host>,
     record: &mut Record,
     route: &Route,
     request: &Request<Incoming>,
-) -> Result<Option<Principal>, Error> {
+) -> Result<(Option<Principal>, Option<Chosen>), Error> {
     let role = match &route.access {
-        Access::Public => return Ok(None),
+        Access::Public => return Ok((None, None)),
         Access::User => None,
         Access::Role(role) => Some(role),
     };
@@ -318,7 +320,7 @@ async fn caller(
     let principal = answered?;
     match role {
         Some(role) if !principal.roles.contains(role) => Err(Error::Forbidden { role: role.clone() }),
-        _ => Ok(Some(principal)),
+        _ => Ok((Some(principal), Some(chosen))),
     }
 }
 

@@ -32,6 +32,9 @@ use crate::table::Table;
 use crate::telemetry::{Telemetry, TelemetryError, TelemetrySpec};
 use crate::tokens::TokenSpec;
 
+/// Components that operators may send at once.
+const UPLOADS: usize = 2;
+
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -233,6 +236,8 @@ pub struct Host {
     pub instances: Arc<Instances>,
     /// The instances beside them that try out new versions.
     pub probes: Arc<Semaphore>,
+    /// Components that operators may send at once; each is held in memory whole.
+    pub uploads: Semaphore,
     /// What was swapped, refused, or taken back.
     pub events: Events,
     /// Where changes are asked for.
@@ -309,6 +314,7 @@ impl Host {
             trusted_proxies: spec.trusted_proxies.clone(),
             instances: Arc::new(Instances::new(spec.limits.instances)),
             probes: Arc::new(Semaphore::new(PROBES as usize)),
+            uploads: Semaphore::new(UPLOADS),
             events: Events::default(),
             reload,
             inbox: Mutex::new(Some(inbox)),

@@ -10,6 +10,7 @@ use futures::stream::{BoxStream, StreamExt, unfold};
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 /// A comment this often, so that a dead connection is noticed.
@@ -37,16 +38,19 @@ pub(super) fn stream<T: Sendable>(
         queue.push_back(event(item.as_ref()));
         queue
     });
-    unfold((queued, live), move |(mut queued, mut live)| {
+    // Of its own, so that what isn't wanted doesn't put it off.
+    let mut alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    unfold((queued, live, alive), move |(mut queued, mut live, mut alive)| {
         let (stop, wanted) = (stop.clone(), Arc::clone(&wanted));
         async move {
             if let Some(bytes) = queued.pop_front() {
-                return Some((bytes, (queued, live)));
+                return Some((bytes, (queued, live, alive)));
             }
             loop {
                 let bytes = tokio::select! {
                     () = stop.cancelled() => return None,
-                    () = tokio::time::sleep(KEEP_ALIVE) => Bytes::from_static(b": still here\n\n"),
+                    _ = alive.tick() => Bytes::from_static(b": still here\n\n"),
                     received = live.recv() => match received {
                         Ok(item) if wanted(&item) => event(item.as_ref()),
                         Ok(_) => continue,
@@ -54,7 +58,7 @@ pub(super) fn stream<T: Sendable>(
                         Err(RecvError::Closed) => return None,
                     },
                 };
-                return Some((bytes, (queued, live)));
+                return Some((bytes, (queued, live, alive)));
             }
         }
     })

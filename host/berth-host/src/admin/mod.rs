@@ -1,4 +1,5 @@
-//! The admin API: what an operator asks of a running host, on the admin address. `berth user` is its client.
+//! The admin API: what an operator asks of a running host, on the admin address. `berth plugin` and `berth user` are its
+//! clients.
 //!
 //! `/metrics` and `/health` are for everybody who reaches the address. All else needs the token of the data folder's
 //! file `admin.token`, which is made at the first start and is readable by its owner alone: whoever may read it could

@@ -96,21 +96,31 @@ pub(super) async fn call(
 ) -> Result<Response<ReplyBody>, Error> {
     let change = match call {
         Call::List => {
-            let table = host.table.load_full();
-            let plugins = table
-                .plugins
-                .iter()
-                .map(|plugin| PluginJson::of(host, plugin))
-                .collect();
-            return json(&PluginsJson { plugins });
+            let host = Arc::clone(host);
+            return shown(move || {
+                let table = host.table.load_full();
+                let plugins = table.plugins.iter().map(|plugin| PluginJson::of(&host, plugin));
+                PluginsJson {
+                    plugins: plugins.collect(),
+                }
+            })
+            .await;
         }
-        Call::Show(name) => return json(&PluginJson::of(host, plugin(host, &name)?.as_ref())),
+        Call::Show(name) => {
+            let (host, plugin) = (Arc::clone(host), plugin(host, &name)?);
+            return shown(move || PluginJson::of(&host, &plugin)).await;
+        }
         Call::Logs(name) => return logs(plugin(host, &name)?.as_ref(), &request, stop),
         Call::Events => return events(host, &request, stop),
         Call::Deploy(name) => {
             // Before the upload, which is long.
             plugin(host, &name)?;
-            deploy(name, request, &host.limits).await?
+            // A few uploads at a time: each is held in memory whole until it is loaded.
+            let Ok(_turn) = host.uploads.acquire().await else {
+                return Err(Error::Conflict("the host is stopping".to_owned()));
+            };
+            let change = deploy(name, request, &host.limits).await?;
+            return json(&*host.reload.ask(change).await?);
         }
         Call::RollBack(plugin) => Change::RollBack {
             to: Target::decode(&read_json(request, &host.limits).await?)?,
@@ -128,6 +138,18 @@ fn plugin(host: &Host, name: &str) -> Result<Arc<Plugin>, Error> {
     found.ok_or_else(|| Error::NoPlugin {
         name: name.to_owned(),
     })
+}
+
+/// On a thread that may wait for the disk, where the kept versions are.
+async fn shown<T: Serialize + Send + 'static>(
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<Response<ReplyBody>, Error> {
+    match tokio::task::spawn_blocking(look).await {
+        Ok(shown) => json(&shown),
+        Err(error) => Err(Error::Internal(format!(
+            "the plugins could not be looked at: {error}"
+        ))),
+    }
 }
 
 fn json(value: &impl Serialize) -> Result<Response<ReplyBody>, Error> {

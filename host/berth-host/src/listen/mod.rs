@@ -136,7 +136,7 @@ pub async fn run(host: Arc<Host>, bound: Bound, tls: Option<Arc<Tls>>, shutdown:
     .await;
 }
 
-/// Accept operators until told to stop: the metrics, the health report and the accounts, no plugins.
+/// Accept operators until told to stop: the metrics, the health report, and the admin API. No plugin answers here.
 pub async fn run_admin(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
     let permits = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     let counted = (&host.metrics, Listener::Admin);

@@ -46,7 +46,7 @@ use wasmtime::component::Component;
 /// machine code, one in Python more than 100.
 pub const MAX_TOTAL: u64 = 2 * 1024 * 1024 * 1024;
 /// The largest entry that is written or read, in bytes. Machine code is three to four times as large as its component, and
-/// those have at most 256 MiB.
+/// those have at most 128 MiB.
 pub const MAX_ENTRY: u64 = 1024 * 1024 * 1024;
 
 /// The versions of all crates, of which the compiler is made.

@@ -4,7 +4,7 @@
 //! are written to the log anyway come here, so a filter that silences a plugin there silences it here.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -77,19 +77,11 @@ impl Line {
 }
 
 /// The last lines.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Journal {
     kept: Mutex<(VecDeque<Arc<Line>>, usize)>,
-    live: broadcast::Sender<Arc<Line>>,
-}
-
-impl Default for Journal {
-    fn default() -> Self {
-        Self {
-            kept: Mutex::default(),
-            live: broadcast::channel(BEHIND).0,
-        }
-    }
+    /// Made when somebody follows for the first time: it has room for all of [`BEHIND`] from the beginning.
+    live: OnceLock<broadcast::Sender<Arc<Line>>>,
 }
 
 impl Journal {
@@ -104,7 +96,9 @@ impl Journal {
             kept.1 = kept.1.saturating_sub(oldest.message.len());
         }
         // Sent while locked, so that whoever follows gets every line once. Nobody may be there to hear it.
-        let _ = self.live.send(line);
+        if let Some(live) = self.live.get() {
+            let _ = live.send(line);
+        }
     }
 
     /// The last ones, oldest first, and what comes after them.
@@ -113,7 +107,7 @@ impl Journal {
         let skipped = kept.0.len().saturating_sub(last);
         (
             kept.0.iter().skip(skipped).cloned().collect(),
-            self.live.subscribe(),
+            self.live.get_or_init(|| broadcast::channel(BEHIND).0).subscribe(),
         )
     }
 }
