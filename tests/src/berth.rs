@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -125,38 +126,48 @@ pub struct Berth {
     /// For operators.
     pub admin: SocketAddr,
     log: PathBuf,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl Berth {
     /// Write a manifest, start a host with it and some more environment, and wait until it is ready.
     pub fn start(manifest: &str, environment: &[(&str, &str)]) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = Arc::new(TempDir::new().expect("a temporary folder"));
+        Self::start_at(command(), &folder, manifest, environment)
+    }
+
+    /// The same in a folder that is there, with what lies in it: components, or what a berth before it has left. Its log
+    /// begins anew.
+    pub fn start_at(
+        program: Command,
+        folder: &Arc<TempDir>,
+        manifest: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let log = File::create(folder.path().join("log.jsonl")).expect("the log can be written");
-        Self::start_in(command(), folder, manifest, environment, log.into())
+        Self::start_in(program, Arc::clone(folder), manifest, environment, log.into())
     }
 
     /// The same after a shell command in the same process, as in `ulimit -n 100`.
     pub fn start_limited(manifest: &str, environment: &[(&str, &str)], limit: &str) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
-        let log = File::create(folder.path().join("log.jsonl")).expect("the log can be written");
         let berth = command();
         let mut shell = Command::new("sh");
         shell
             .args(["-c", &format!("{limit} && exec \"$0\" \"$@\"")])
             .arg(berth.get_program());
-        Self::start_in(shell, folder, manifest, environment, log.into())
+        let folder = Arc::new(TempDir::new().expect("a temporary folder"));
+        Self::start_at(shell, &folder, manifest, environment)
     }
 
     /// The same with a log that nobody ever reads: a pipe that fills up.
     pub fn start_unread(manifest: &str) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        let folder = Arc::new(TempDir::new().expect("a temporary folder"));
         Self::start_in(command(), folder, manifest, &[], Stdio::piped())
     }
 
     fn start_in(
         mut program: Command,
-        folder: TempDir,
+        folder: Arc<TempDir>,
         manifest: &str,
         environment: &[(&str, &str)],
         errors: Stdio,
@@ -305,6 +316,13 @@ impl Berth {
             .status()
             .expect("kill runs");
         assert!(sent.success(), "kill -s {name} {pid}");
+    }
+
+    /// Have it stop as a service manager would, and wait for its clean end.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert!(status.success(), "berth ended with {status}");
     }
 
     /// Wait for its end.

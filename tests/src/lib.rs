@@ -21,6 +21,7 @@ pub mod load;
 pub mod prometheus;
 pub mod sessions;
 pub mod store;
+pub mod swaps;
 pub mod upstream;
 pub mod wire;
 
