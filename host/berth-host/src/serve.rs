@@ -303,6 +303,10 @@ impl Record {
                 metrics.trap(fault.trap);
             }
         }
+        // What was sent away before it reached the version says nothing of it.
+        if !matches!(error, Error::Guest(_) | Error::Problem(_) | Error::Internal(_)) {
+            self.part = None;
+        }
         if let (Some(plugin), Some(refusal)) = (&self.plugin, Refusal::of(error)) {
             plugin.ledger.metrics.refused(refusal);
         }

@@ -23,7 +23,7 @@ use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
-use crate::runtime::plugin::{Plugin, PluginSpec, Version};
+use crate::runtime::plugin::{Ledger, Plugin, PluginSpec, Version};
 use crate::runtime::reload::events::Events;
 use crate::runtime::reload::probe::PROBES;
 use crate::runtime::reload::{Inbox, Reload, start};
@@ -361,13 +361,11 @@ fn load_all(
                     .map(|spec| (spec, start::load(runtime, spec, services)))
                     .map(|(spec, loaded)| {
                         let disabled = services.state_of(&spec.name).disabled;
-                        Arc::new(Plugin::new(
-                            spec.clone(),
-                            services,
-                            Arc::default(),
-                            loaded,
-                            disabled,
-                        ))
+                        let ledger = Arc::<Ledger>::default();
+                        let current = loaded.map(|version| ledger.count(version));
+                        let plugin = Plugin::new(spec.clone(), services, ledger, current, disabled);
+                        plugin.enter();
+                        Arc::new(plugin)
                     })
                     .collect()
             })?;

@@ -75,8 +75,13 @@ impl Source {
 
     /// As versions are shown.
     pub fn digest(&self) -> &str {
-        self.sha256.get(..SHORT).unwrap_or(&self.sha256)
+        short(&self.sha256)
     }
+}
+
+/// A digest as versions are shown.
+pub fn short(sha256: &str) -> &str {
+    sha256.get(..SHORT).unwrap_or(sha256)
 }
 
 /// SHA-256 in lower-case hexadecimal digits.

@@ -150,18 +150,14 @@ impl Serving {
 }
 
 impl Plugin {
-    /// From what the manifest says, with what it shares with the process.
+    /// From what the manifest says, with what it shares with the process. `current` is of `ledger`.
     pub fn new(
         spec: PluginSpec,
         services: &Arc<Services>,
         ledger: Arc<Ledger>,
-        current: Result<Version, LoadFault>,
+        current: Result<Arc<Version>, LoadFault>,
         disabled: bool,
     ) -> Self {
-        let current = current.map(|version| ledger.count(version));
-        if let Ok(version) = &current {
-            ledger.enter(version);
-        }
         Self {
             name: spec.name.clone(),
             services: Arc::clone(services),
@@ -175,6 +171,13 @@ impl Plugin {
                 disabled,
             }),
             spec,
+        }
+    }
+
+    /// It is served from now on: what its version does is counted apart.
+    pub fn enter(&self) {
+        if let Some(version) = self.current() {
+            self.ledger.enter(&version);
         }
     }
 

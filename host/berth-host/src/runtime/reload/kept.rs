@@ -177,7 +177,7 @@ impl Kept {
     }
 
     /// Keep a version: the bytes of this digest, and their signature. It is in danger of being swept until a state that
-    /// names it is recorded; [`Kept::forget`] drops it if that never happens.
+    /// names it is recorded.
     ///
     /// Does nothing if the same bytes are kept already. A signature that is kept stays if none is given: it is about the
     /// bytes, and those are the same.
@@ -275,24 +275,6 @@ impl Kept {
             bytes,
             signature.map(|text| String::from_utf8_lossy(&text).into_owned()),
         ))
-    }
-
-    /// Drop a version that was put and then not wanted, such as one that failed its trial. One that the plugin's state
-    /// names stays.
-    ///
-    /// # Errors
-    /// The state can't be read.
-    pub fn forget(&self, plugin: &str, digest: &str) -> Result<(), KeptError> {
-        if !state::is_digest(digest) {
-            return Err(KeptError::Digest(digest.to_owned()));
-        }
-        let _recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = self.folder_of(plugin)?
-            && !read_state(&folder.join(STATE))?.names(digest)
-        {
-            drop_version(&folder, digest);
-        }
-        Ok(())
     }
 
     /// Drop what a crash has left in a plugin's folder: half-written files, and versions that the state doesn't name. A

@@ -34,7 +34,7 @@ pub mod watch;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -46,7 +46,7 @@ use self::compiler::Compiler;
 use self::events::{Event, Kind, Usage};
 use self::kept::{AtStart, By, Kept, KeptError, KeptVersion, State};
 use self::watch::Watch;
-use super::load::{Source, Steps, load_source};
+use super::load::{Source, Steps, load_source, short};
 use super::load_fault::LoadFault;
 use super::plugin::{Plugin, PluginSpec, Serving, Version};
 use super::signature;
@@ -57,7 +57,7 @@ use crate::state::{Host, HostSpec};
 
 /// How long a file with a fault must rest until the fault is told.
 pub const REST: Duration = Duration::from_millis(500);
-/// How often faults that are held back, and versions that can be compared, are looked at.
+/// How often faults that are held back, versions that can be compared, and plugins that leave are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Requests of the new version until the two are compared.
 pub const COMPARED_AFTER: u64 = 20;
@@ -166,6 +166,8 @@ pub struct Reloader {
     /// The faults that were told last, so that none is told twice.
     told: HashMap<String, String>,
     comparisons: Vec<Comparison>,
+    /// Plugins of earlier generations whose requests may still use the database; see [`Reloader::settle`].
+    leaving: Vec<Weak<Plugin>>,
 }
 
 impl std::fmt::Debug for Reloader {
@@ -230,6 +232,7 @@ impl Reloader {
             held: Vec::new(),
             told: HashMap::new(),
             comparisons: Vec::new(),
+            leaving: Vec::new(),
         };
         if watch {
             let files = reloader.files();
@@ -240,7 +243,7 @@ impl Reloader {
 
     /// Make changes until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
-        self.begin().await;
+        self.begin(By::File).await;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -258,29 +261,52 @@ impl Reloader {
                     self.decided(&plugin, &trial, verdict).await;
                 }
                 path = changed(&mut self.watch) => self.file_changed(&path).await,
-                _ = ticks.tick(), if !self.held.is_empty() || !self.comparisons.is_empty() => self.tick(),
+                _ = ticks.tick(), if self.has_to_tick() => {
+                    self.tick();
+                    self.settle().await;
+                }
             }
         }
     }
 
-    /// Keep what the host has begun to serve with. A file that has changed since is seen now.
-    async fn begin(&mut self) {
-        for plugin in self.host.table.load_full().plugins.clone() {
-            let state = self.host.services.state_of(&plugin.name);
-            let current = plugin.current();
-            self.states.insert(plugin.name.clone(), state);
-            let Some(version) = current else { continue };
+    /// Keep what the host, or a generation of it, has begun to serve with. A file that has changed since is seen now.
+    async fn begin(&mut self, by: By) {
+        for plugin in &self.host.table.load_full().plugins {
+            if !self.states.contains_key(&plugin.name) {
+                let state = self.host.services.state_of(&plugin.name);
+                self.states.insert(plugin.name.clone(), state);
+                self.forget_trial(plugin).await;
+            }
+            let Some(version) = plugin.current() else { continue };
             let is_kept = self.state(&plugin.name).current.as_ref() == Some(&version.sha256);
             if !is_kept {
-                let of = Arc::clone(&plugin);
+                let of = Arc::clone(plugin);
                 let source = self.compiler.run(move || Source::file(&of.spec)).await;
                 if let Some(Ok(source)) = source
                     && source.sha256 == version.sha256
                 {
-                    self.keep(&plugin, &version, source, By::File, None).await;
+                    self.keep(plugin, &version, source, by, None).await;
                 }
             }
         }
+    }
+
+    /// A candidate of the berth before this one is nobody's now.
+    async fn forget_trial(&mut self, plugin: &Arc<Plugin>) {
+        let state = self.state(&plugin.name);
+        let Some(candidate) = state.candidate.take() else {
+            return;
+        };
+        let (name, state) = (plugin.name.clone(), state.clone());
+        self.kept(plugin, "the candidate's file stays", move |kept| {
+            kept.record(&name, &state)
+        })
+        .await;
+        let mut event = Event::new(Kind::CanaryWithdrawn, By::Canary, Some(&plugin.name));
+        event.from = plugin.current().map(|version| version.digest.clone());
+        event.to = Some(short(&candidate).to_owned());
+        event.reason = Some("berth was started again, and a trial doesn't outlive that".to_owned());
+        self.host.events.tell(event);
     }
 
     fn state(&mut self, plugin: &str) -> &mut State {
@@ -526,6 +552,10 @@ impl Reloader {
         event.code = Some(refused.fault.code());
         event.reason = Some(refused.fault.to_string());
         event
+    }
+
+    fn has_to_tick(&self) -> bool {
+        !self.held.is_empty() || !self.comparisons.is_empty() || !self.leaving.is_empty()
     }
 
     fn tick(&mut self) {

@@ -1,11 +1,36 @@
 //! What a plugin begins to serve with: its file, or a version that is kept.
 
-use super::kept::AtStart;
+use super::kept::{AtStart, Because};
 use crate::runtime::engine::Runtime;
 use crate::runtime::load::{Source, load_source};
 use crate::runtime::load_fault::LoadFault;
 use crate::runtime::plugin::{PluginSpec, Version};
 use crate::services::Services;
+
+/// Load what a changed manifest says of a plugin. `is_moved`: its component is another file than before, or it is new. Then
+/// that file must be good, unless an operator has chosen something else: nothing stands in for what somebody has just asked for.
+///
+/// # Errors
+/// As [`load`]; and the file's, if it is moved.
+pub fn load_changed(
+    runtime: &Runtime,
+    spec: &PluginSpec,
+    services: &Services,
+    is_moved: bool,
+) -> Result<Version, LoadFault> {
+    let file = Source::file(spec);
+    if is_moved {
+        let digest = file.as_ref().ok().map(|source| source.sha256.as_str());
+        let is_chosen = matches!(
+            services.state_of(&spec.name).at_start(digest),
+            AtStart::Kept(_, Because::Chosen)
+        );
+        if !is_chosen {
+            return load_source(runtime, spec, &file?);
+        }
+    }
+    load_from(runtime, spec, services, file)
+}
 
 /// Load it by the rule of [`super::kept::State::at_start`]. A file that can't be served doesn't replace what served last:
 /// that is true over a restart as well.
@@ -13,7 +38,15 @@ use crate::services::Services;
 /// # Errors
 /// The file's, if nothing that is kept can be served in its place.
 pub fn load(runtime: &Runtime, spec: &PluginSpec, services: &Services) -> Result<Version, LoadFault> {
-    let file = Source::file(spec);
+    load_from(runtime, spec, services, Source::file(spec))
+}
+
+fn load_from(
+    runtime: &Runtime,
+    spec: &PluginSpec,
+    services: &Services,
+    file: Result<Source, LoadFault>,
+) -> Result<Version, LoadFault> {
     let state = services.state_of(&spec.name);
     let digest = file.as_ref().ok().map(|source| source.sha256.as_str());
     if let AtStart::Kept(kept, because) = state.at_start(digest) {
