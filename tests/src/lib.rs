@@ -13,6 +13,7 @@
 )]
 
 pub mod accounts;
+pub mod behind;
 pub mod berth;
 pub mod collector;
 pub mod components;

@@ -195,6 +195,7 @@ async fn waited<T>(
     // A place that was free has cost nothing; whoever is sent away has waited all the same.
     let time = place.as_ref().map_or_else(|_| started.elapsed(), queued);
     record.waited(time);
+    record.begins();
     version.metrics.queued(time);
     place
 }

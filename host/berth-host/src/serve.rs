@@ -84,6 +84,7 @@ pub async fn request(
             respond::problem(&answer, &id)
         }
     };
+    record.answered = record.begun.map(|begun| begun.elapsed());
     if let Some(cors) = record.route.as_ref().and_then(|route| route.cors.as_ref()) {
         cors.write(origin.as_ref(), response.headers_mut());
     }
@@ -199,6 +200,10 @@ pub struct Record {
     client: Option<(IpAddr, String)>,
     /// The trial of a version that it is a part of.
     part: Option<Part>,
+    /// Since when it had all that its call needs, if it is a part of one.
+    begun: Option<Instant>,
+    /// From then to the head of the answer: what a client and the queue can't make longer.
+    answered: Option<Duration>,
 }
 
 impl Record {
@@ -227,6 +232,8 @@ impl Record {
             done: false,
             cut: false,
             part: None,
+            begun: None,
+            answered: None,
         }
     }
 
@@ -268,6 +275,11 @@ impl Record {
         self.part = part;
     }
 
+    /// It has a place, and the guest is called next.
+    pub fn begins(&mut self) {
+        self.begun = self.part.is_some().then(Instant::now);
+    }
+
     /// The span of a guest's run for it, where traces are exported.
     pub fn guest_span(&self) -> Option<Box<GuestSpan>> {
         let (telemetry, span) = (self.peer.host.telemetry.as_ref()?, self.span.as_ref()?);
@@ -302,6 +314,10 @@ impl Record {
             if let (true, Some(metrics)) = (fault.trap.is_blameless(), self.metrics()) {
                 metrics.trap(fault.trap);
             }
+        }
+        // What was sent away before it reached the version says nothing of it.
+        if !matches!(error, Error::Guest(_) | Error::Problem(_) | Error::Internal(_)) {
+            self.part = None;
         }
         if let (Some(plugin), Some(refusal)) = (&self.plugin, Refusal::of(error)) {
             plugin.ledger.metrics.refused(refusal);
@@ -396,6 +412,7 @@ impl Record {
             // A client that leaves says nothing of the version.
             let blameless = lost.is_some() || self.trap.is_some_and(Trap::is_blameless);
             if !blameless {
+                let took = self.answered.unwrap_or(took);
                 part.trial.count(part.side, self.cut || self.status >= 500, took);
             }
         }

@@ -15,6 +15,7 @@ use crate::passwords::Hasher;
 use crate::postgres::roles::{self, RoleError, Wanted};
 use crate::postgres::{Postgres, PostgresError};
 use crate::runtime::cache::Cache;
+use crate::runtime::plugin::PluginSpec;
 use crate::runtime::reload::kept::{Kept, State};
 use crate::state::HostSpec;
 use crate::tokens::Verifier;
@@ -30,8 +31,8 @@ pub struct Services {
     pub kept: Option<Arc<Kept>>,
     /// The database, if a plugin needs one or the manifest names one.
     pub postgres: Option<Arc<Postgres>>,
-    /// The connections of every plugin that may use `sql`.
-    pub sql: Mutex<Vec<PluginPool>>,
+    /// The roles and connections of every plugin that may use `sql`.
+    pub sql: Mutex<Pools>,
     /// The identity store, if a plugin may open sessions.
     pub identity: Option<Arc<Identity>>,
     /// The record of attempts, beside the identity store.
@@ -97,8 +98,8 @@ impl Services {
             _ => None,
         };
         let sql = match (&data, &postgres) {
-            (Some(data), Some(postgres)) => pools(spec, postgres, data, &[]).await?,
-            _ => Vec::new(),
+            (Some(data), Some(postgres)) => pools(spec, Roles::of(spec, &[]), postgres, data, &[]).await?,
+            _ => Pools::default(),
         };
         let mut tasks = JoinSet::new();
         let (mut tokens, mut issuer) = (tokens, None);
@@ -165,35 +166,32 @@ impl Services {
     /// A plugin's connections, if it may have any.
     pub fn sql_of(&self, plugin: &str) -> Option<Arc<sql::Pool>> {
         let pools = self.pools();
-        let found = pools.iter().find(|it| it.plugin == plugin)?;
+        let found = pools.pools.iter().find(|it| it.plugin == plugin)?;
         Some(Arc::clone(&found.pool))
     }
 
-    fn pools(&self) -> MutexGuard<'_, Vec<PluginPool>> {
+    fn pools(&self) -> MutexGuard<'_, Pools> {
         // Replaced whole, so nothing in it is half done.
         self.sql.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Give the plugins of another manifest their roles and connections; those that want the same as before keep theirs. A
-    /// plugin that is no longer there keeps its connections until its last request has ended.
+    /// Give the plugins of a manifest their roles and connections; those that want the same as before keep theirs. What
+    /// `leaving`, plugins of earlier manifests, may do is not taken back: their requests in flight still do it. Ask again
+    /// without them when they are gone.
     ///
     /// # Errors
-    /// A role that can't be had. Then all is as before.
-    pub async fn follow(&self, spec: &HostSpec) -> Result<(), ServiceError> {
+    /// A role that can't be had. Then nobody has other connections; asked for what was before, the roles are that again.
+    pub async fn follow(&self, spec: &HostSpec, leaving: &[&PluginSpec]) -> Result<(), ServiceError> {
         let (Some(data), Some(postgres)) = (&self.data, &self.postgres) else {
             return Ok(());
         };
-        let known = self.pools().clone();
-        let is_known = |wanted: &Wanted<'_>| {
-            known
-                .iter()
-                .any(|it| it.plugin == wanted.plugin && it.schemas == wanted.schemas)
-        };
-        let wanted = wanted(spec);
-        if wanted.len() == known.len() && wanted.iter().all(is_known) {
+        let (known, wanted) = (self.pools().clone(), Roles::of(spec, leaving));
+        if known.roles.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        let next = pools(spec, postgres, data, &known).await?;
+        // Until it is done, nobody knows what the database has.
+        self.pools().roles = None;
+        let next = pools(spec, wanted, postgres, data, &known.pools).await?;
         *self.pools() = next;
         Ok(())
     }
@@ -204,7 +202,7 @@ impl Services {
         if let Some(audit) = &self.audit {
             audit.stop().await;
         }
-        self.pools().iter().for_each(|it| it.pool.close());
+        self.pools().pools.iter().for_each(|it| it.pool.close());
         if let Some(postgres) = &self.postgres {
             postgres.stop().await;
         }
@@ -221,62 +219,99 @@ fn kept(data: &DataFolder) -> Option<Arc<Kept>> {
     }
 }
 
-fn wanted(spec: &HostSpec) -> Vec<Wanted<'_>> {
-    let with_sql = spec
-        .plugins
-        .iter()
-        .filter(|plugin| plugin.grants.has(Capability::Sql));
-    let wanted = with_sql.map(|plugin| Wanted {
-        plugin: &plugin.name,
-        schemas: plugin.grants.schemas(),
-    });
-    wanted.collect()
+/// The roles of plugins, and what connects as them.
+#[derive(Clone, Debug, Default)]
+pub struct Pools {
+    /// As the database has them; nothing if that isn't known.
+    roles: Option<Roles>,
+    pools: Vec<PluginPool>,
 }
 
-/// Every plugin's role, and what connects as it; from `known` where it is there already.
+/// The plugins that may use `sql`, each with its schemas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Roles(Vec<(String, Vec<String>)>);
+
+impl Roles {
+    /// Of a manifest, and of plugins of earlier ones: what these have more, unless it is another plugin's now.
+    fn of(spec: &HostSpec, leaving: &[&PluginSpec]) -> Self {
+        let mut roles: Vec<(String, Vec<String>)> = with_sql(&spec.plugins)
+            .map(|plugin| (plugin.name.clone(), plugin.grants.schemas().to_vec()))
+            .collect();
+        let is_taken = |plugin: &str, schema: &String| {
+            !roles::is_host_schema(schema)
+                && with_sql(&spec.plugins)
+                    .any(|other| other.name != plugin && other.grants.schemas().contains(schema))
+        };
+        for plugin in with_sql(leaving.iter().copied()) {
+            let mut schemas = plugin.grants.schemas().to_vec();
+            schemas.retain(|schema| !is_taken(&plugin.name, schema));
+            match roles.iter_mut().find(|(name, _)| *name == plugin.name) {
+                Some((_, known)) => {
+                    schemas.retain(|schema| !known.contains(schema));
+                    known.append(&mut schemas);
+                }
+                None => roles.push((plugin.name.clone(), schemas)),
+            }
+        }
+        Self(roles)
+    }
+
+    fn wanted(&self) -> Vec<Wanted<'_>> {
+        let wanted = self.0.iter().map(|(plugin, schemas)| Wanted { plugin, schemas });
+        wanted.collect()
+    }
+}
+
+fn with_sql<'a>(plugins: impl IntoIterator<Item = &'a PluginSpec>) -> impl Iterator<Item = &'a PluginSpec> {
+    let plugins = plugins.into_iter();
+    plugins.filter(|plugin| plugin.grants.has(Capability::Sql))
+}
+
+/// Every role, and what connects as those of the manifest's plugins; from `known` where it is there already.
 async fn pools(
     spec: &HostSpec,
+    roles: Roles,
     postgres: &Arc<Postgres>,
     data: &DataFolder,
     known: &[PluginPool],
-) -> Result<Vec<PluginPool>, RoleError> {
-    let wanted = wanted(spec);
-    let logins = roles::prepare(postgres, data, &wanted).await?;
-    let mut pools = Vec::with_capacity(wanted.len());
-    if wanted.is_empty() {
-        return Ok(pools);
+) -> Result<Pools, RoleError> {
+    let logins = roles::prepare(postgres, data, &roles.wanted()).await?;
+    let mut pools = Vec::new();
+    if roles.0.is_empty() {
+        return Ok(Pools {
+            roles: Some(roles),
+            pools,
+        });
     }
     let sockets = crate::postgres::relays(data).map_err(RoleError::Sockets)?;
-    for (wanted, login) in wanted.iter().zip(logins) {
+    // In the manifest's order, which is also that of the first roles.
+    for (plugin, login) in with_sql(&spec.plugins).zip(logins) {
+        let schemas = plugin.grants.schemas();
         let same = known
             .iter()
-            .find(|it| it.plugin == wanted.plugin && it.schemas == wanted.schemas);
+            .find(|it| it.plugin == plugin.name && it.schemas == schemas);
         if let Some(same) = same {
             pools.push(same.clone());
             continue;
         }
         let role = login.get_username().to_owned();
-        let pool = sql::Pool::new(
-            wanted.plugin,
-            login,
-            wanted.schemas,
-            postgres,
-            &sockets,
-            sql::IDLE,
-        );
+        let pool = sql::Pool::new(&plugin.name, login, schemas, postgres, &sockets, sql::IDLE);
         let pool = Arc::new(pool);
         pool.probe().await.map_err(|error| RoleError::Login {
-            plugin: wanted.plugin.to_owned(),
+            plugin: plugin.name.clone(),
             role,
             reason: error.to_string(),
         })?;
         pools.push(PluginPool {
-            plugin: wanted.plugin.to_owned(),
-            schemas: wanted.schemas.to_vec(),
+            plugin: plugin.name.clone(),
+            schemas: schemas.to_vec(),
             pool,
         });
     }
-    Ok(pools)
+    Ok(Pools {
+        roles: Some(roles),
+        pools,
+    })
 }
 
 #[cfg(test)]
@@ -339,11 +374,14 @@ mod tests {
             admin: Some(AdminToken::open(&data).unwrap()),
             data: Some(data),
             postgres: Some(postgres),
-            sql: Mutex::new(vec![PluginPool {
-                plugin: "notes".to_owned(),
-                schemas: Vec::new(),
-                pool: Arc::new(pool),
-            }]),
+            sql: Mutex::new(Pools {
+                pools: vec![PluginPool {
+                    plugin: "notes".to_owned(),
+                    schemas: Vec::new(),
+                    pool: Arc::new(pool),
+                }],
+                ..Pools::default()
+            }),
             identity: Some(identity),
             tokens: Some(Verifier::of_ring(&spec.tokens, ring)),
             issuer: Some(issuer),
@@ -362,7 +400,7 @@ mod tests {
             URL_SAFE_NO_PAD.decode(key).unwrap(),
         ];
         let mut shown = format!("{spec:?} {spec:#?} {services:?} {services:#?} {derived:?}");
-        for it in services.pools().iter() {
+        for it in &services.pools().pools {
             shown += &format!("{it:?}");
         }
         for part in [

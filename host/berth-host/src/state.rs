@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +24,7 @@ use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods};
 use crate::runtime::engine::{Runtime, RuntimeSettings};
-use crate::runtime::plugin::{Plugin, PluginSpec, Version};
+use crate::runtime::plugin::{Ledger, LoadFault, Plugin, PluginSpec, Version};
 use crate::runtime::reload::events::Events;
 use crate::runtime::reload::probe::PROBES;
 use crate::runtime::reload::{Inbox, Reload, start};
@@ -364,16 +365,17 @@ fn load_all(
                 let _ = rustix::process::nice(10);
                 specs
                     .iter()
-                    .map(|spec| (spec, start::load(runtime, spec, services)))
-                    .map(|(spec, loaded)| {
-                        let disabled = services.state_of(&spec.name).disabled;
-                        Arc::new(Plugin::new(
-                            spec.clone(),
-                            services,
-                            Arc::default(),
-                            loaded,
-                            disabled,
-                        ))
+                    .map(|spec| {
+                        let state = services.state_of(&spec.name);
+                        let disabled = state.disabled;
+                        // One component that the compiler can't take is one plugin's fault.
+                        let load = || start::load(runtime, spec, services, &state);
+                        let loaded = catch_unwind(AssertUnwindSafe(load)).unwrap_or(Err(LoadFault::Compiler));
+                        let ledger = Arc::<Ledger>::default();
+                        let current = loaded.map(|version| ledger.count(version));
+                        let plugin = Plugin::new(spec.clone(), services, ledger, current, disabled);
+                        plugin.enter();
+                        Arc::new(plugin)
                     })
                     .collect()
             })?;

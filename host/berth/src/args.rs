@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use berth_host::runtime::plugin::Policy;
+use berth_host::runtime::reload::canary::{Share, ShareError};
 use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 
@@ -204,9 +205,9 @@ pub(crate) enum PluginCommand {
         plugin: String,
         /// The component. FILE.minisig beside it is its signature.
         file: PathBuf,
-        /// Let a share of the callers try it first, as in 10%. It is dropped by itself if it does worse.
+        /// Let a share of the callers try it first, as in 10% or 2.5%. It is dropped by itself if it does worse.
         #[arg(long, value_name = "SHARE", value_parser = share)]
-        canary: Option<u8>,
+        canary: Option<Share>,
         /// Serve it to all after so many requests of its trial.
         #[arg(long, value_name = "REQUESTS", requires = "canary", value_parser = clap::value_parser!(u64).range(1..))]
         promote_after: Option<u64>,
@@ -258,11 +259,11 @@ pub(crate) enum PluginCommand {
     },
 }
 
-/// Percent of the callers.
-fn share(text: &str) -> Result<u8, String> {
-    match text.strip_suffix('%').unwrap_or(text).parse() {
-        Ok(percent @ 1..=99) => Ok(percent),
-        _ => Err("a share is 1% to 99%; without --canary, all callers get the version at once".to_owned()),
+/// A percentage of the callers. Its sign may be left out.
+fn share(text: &str) -> Result<Share, ShareError> {
+    match text.ends_with('%') {
+        true => text.parse(),
+        false => format!("{text}%").parse(),
     }
 }
 
@@ -403,31 +404,33 @@ mod tests {
 
     #[test]
     fn deploy_takes_a_share_with_or_without_its_sign() {
-        for share in ["10%", "10"] {
+        for (text, wanted) in [("10%", "10%"), ("10", "10%"), ("2.5", "2.5%"), ("100%", "100%")] {
             let args = plugin(&[
                 "deploy",
                 "hello",
                 "x.wasm",
                 "--canary",
-                share,
+                text,
                 "--promote-after",
                 "500",
             ]);
-            assert!(
-                matches!(
-                    args.unwrap().command,
-                    PluginCommand::Deploy {
-                        canary: Some(10),
-                        promote_after: Some(500),
-                        ..
-                    }
-                ),
-                "{share}"
+            let PluginCommand::Deploy {
+                canary,
+                promote_after,
+                ..
+            } = args.unwrap().command
+            else {
+                panic!("{text}: not a deploy");
+            };
+            assert_eq!(
+                (canary, promote_after),
+                (wanted.parse().ok(), Some(500)),
+                "{text}"
             );
         }
-        for share in ["0", "0%", "100%", "-1", "1.5%", "%", "10%%", "ten"] {
-            let error = plugin(&["deploy", "hello", "x.wasm", &format!("--canary={share}")]).unwrap_err();
-            assert!(error.contains("a share is 1% to 99%"), "{share}: {error}");
+        for text in ["0", "0%", "101%", "-1", "1.555%", "%", "10%%", "ten"] {
+            let error = plugin(&["deploy", "hello", "x.wasm", &format!("--canary={text}")]).unwrap_err();
+            assert!(error.contains("is no share of the callers"), "{text}: {error}");
         }
         let alone = plugin(&["deploy", "hello", "x.wasm", "--promote-after", "5"]).unwrap_err();
         assert!(alone.contains("--canary"), "{alone}");

@@ -33,7 +33,7 @@ use tracing::level_filters::LevelFilter;
 
 use args::{Args, Command, LogFormat, ServeArgs};
 use log::Log;
-use stop::Signals;
+use stop::{Hangups, Signals};
 
 /// A manifest or a component is faulty.
 const EXIT_FAULTY: u8 = 64;
@@ -140,6 +140,8 @@ async fn run(
     let callers = bind("http", spec.listen)?;
     let operators = spec.admin.map(|address| bind("admin", address)).transpose()?;
     let mut signals = Signals::hook()?;
+    // Before anybody is told that it is ready: what comes meanwhile waits, and doesn't end it.
+    let hangups = Hangups::hook()?;
     let services = tokio::select! {
         started = Services::start(&spec, files.tokens) => started.map_err(|error| error.to_string())?,
         name = signals.next() => {
@@ -154,7 +156,7 @@ async fn run(
         &services,
         (callers, operators),
         (workers, development, started),
-        (log, signals),
+        (log, signals, hangups),
     )
     .await;
     services.stop().await;
@@ -167,7 +169,7 @@ async fn serve_with(
     services: &Arc<Services>,
     (callers, operators): (listen::Bound, Option<listen::Bound>),
     (workers, development, started): (usize, bool, Instant),
-    (log, signals): (&Log, Signals),
+    (log, signals, hangups): (&Log, Signals, Hangups),
 ) -> Result<(), String> {
     let host = Host::build(&spec, services, workers, announce).map_err(|error| error.to_string())?;
     let host = Arc::new(host);
@@ -199,7 +201,7 @@ async fn serve_with(
         0,
     );
     let changes = tokio::spawn(reloader.run(shutdown.stopping()));
-    tokio::spawn(stop::reload_on_hangup(Arc::clone(&host)));
+    tokio::spawn(hangups.reload(Arc::clone(&host)));
     tokio::spawn(listen::sweep(Arc::clone(&host), shutdown.clone()));
     if let Some(admin) = operators {
         tokio::spawn(listen::run_admin(Arc::clone(&host), admin, shutdown.clone()));

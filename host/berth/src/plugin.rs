@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use berth_host::config::{self, Environment};
 use berth_host::runtime::load::MAX_COMPONENT;
+use berth_host::runtime::reload::canary::Share;
+use berth_host::runtime::signature::MAX_SIGNATURE;
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
@@ -22,8 +24,6 @@ use crate::client::{Client, ClientError, Refusal, Sent};
 use crate::text::{clean, escape, pretty, size};
 use crate::{EXIT_FAILED, EXIT_FAULTY};
 
-/// The largest signature that is read, in bytes. One of minisign has about 300.
-const MAX_SIGNATURE: u64 = 16 * 1024;
 /// How often the progress of a deploy is drawn, and how long it must take to be drawn at all.
 const DRAWN: Duration = Duration::from_millis(300);
 
@@ -277,7 +277,7 @@ async fn deploy(
     client: &Client,
     plugin: &str,
     component: Component,
-    (canary, promote_after): (Option<u8>, Option<u64>),
+    (canary, promote_after): (Option<Share>, Option<u64>),
 ) -> Result<Value, Failed> {
     let serving = about(client, plugin, Method::GET, "", None).await?;
     let path = deploy_path(plugin, canary, promote_after);
@@ -308,10 +308,10 @@ async fn deploy(
     })
 }
 
-fn deploy_path(plugin: &str, canary: Option<u8>, promote_after: Option<u64>) -> String {
+fn deploy_path(plugin: &str, canary: Option<Share>, promote_after: Option<u64>) -> String {
     let mut path = format!("/admin/plugins/{}/deploy", escape(plugin));
-    if let Some(percent) = canary {
-        path.push_str(&format!("?canary={}", escape(&format!("{percent}%"))));
+    if let Some(share) = canary {
+        path.push_str(&format!("?canary={}", escape(&share.to_string())));
     }
     if let Some(requests) = promote_after {
         path.push_str(&format!("&promoteAfter={requests}"));
@@ -429,13 +429,14 @@ mod tests {
 
     #[test]
     fn trial_is_in_the_query() {
+        let share = "10%".parse().ok();
         assert_eq!(deploy_path("my-x", None, None), "/admin/plugins/my-x/deploy");
         assert_eq!(
-            deploy_path("x/../y", Some(10), None),
+            deploy_path("x/../y", share, None),
             "/admin/plugins/x%2F..%2Fy/deploy?canary=10%25"
         );
         assert_eq!(
-            deploy_path("x", Some(10), Some(500)),
+            deploy_path("x", share, Some(500)),
             "/admin/plugins/x/deploy?canary=10%25&promoteAfter=500"
         );
     }

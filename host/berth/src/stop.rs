@@ -39,17 +39,22 @@ impl Signals {
     }
 }
 
-/// Read the manifest again at every SIGHUP, as daemons do.
-pub(crate) async fn reload_on_hangup(host: Arc<Host>) {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => {
-            return tracing::warn!(target: "berth", "SIGHUP can't be handled, and stops this process: {error}");
+/// SIGHUP, which without a handler ends the process. Caught from when this is made.
+pub(crate) struct Hangups(Signal);
+
+impl Hangups {
+    pub(crate) fn hook() -> Result<Self, String> {
+        signal(SignalKind::hangup())
+            .map(Self)
+            .map_err(|error| format!("signals can't be handled: {error}"))
+    }
+
+    /// Read the manifest again at every one, as daemons do.
+    pub(crate) async fn reload(mut self, host: Arc<Host>) {
+        while self.0.recv().await.is_some() {
+            // What comes of it is an event.
+            let _ = host.reload.ask(Change::Manifest).await;
         }
-    };
-    while hangups.recv().await.is_some() {
-        // What comes of it is an event.
-        let _ = host.reload.ask(Change::Manifest).await;
     }
 }
 

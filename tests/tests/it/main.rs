@@ -10,6 +10,9 @@
 
 mod body;
 mod callers;
+mod canary;
+mod canary_callers;
+mod canary_ends;
 mod caps;
 mod cases;
 mod check;
@@ -28,6 +31,8 @@ mod hostile_responses;
 mod http2;
 mod load_faults;
 mod manifest;
+mod manifest_refused;
+mod manifest_reload;
 mod metrics;
 mod outgoing;
 mod outgoing_faults;
@@ -45,6 +50,7 @@ mod store_auth;
 mod store_crash;
 mod store_limits;
 mod store_login_paths;
+mod store_manifest_reload;
 mod store_notes;
 mod store_parity;
 mod store_postgres;

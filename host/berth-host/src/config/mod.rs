@@ -71,7 +71,15 @@ impl fmt::Display for ManifestFault {
 /// # Errors
 /// Every fault in it, in the file's order.
 pub fn load(file: &Path, env: &Environment) -> Result<HostSpec, Vec<ManifestFault>> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    parse(file, &read(file)?, env)
+}
+
+/// A manifest's text.
+///
+/// # Errors
+/// It can't be read, as the one fault.
+pub fn read(file: &Path) -> Result<String, Vec<ManifestFault>> {
+    std::fs::read_to_string(file).map_err(|error| {
         let message = match error.kind() {
             std::io::ErrorKind::NotFound => {
                 "there is no such file; name the manifest with --config".to_owned()
@@ -86,8 +94,20 @@ pub fn load(file: &Path, env: &Environment) -> Result<HostSpec, Vec<ManifestFaul
             key: String::new(),
             message,
         }]
-    })?;
-    parse(file, &text, env)
+    })
+}
+
+/// A fault that shows only when a manifest is put in force, at the place of this key in its text; if the key isn't there,
+/// at the place of the table that it would be in.
+pub fn fault_at(file: &Path, text: &str, key: &[&str], message: String) -> ManifestFault {
+    let position = read::place_of(text, key).map(|at| read::position(text, at));
+    ManifestFault {
+        file: file.to_owned(),
+        line: position.map(|p| p.0),
+        column: position.map(|p| p.1),
+        key: key.join("."),
+        message,
+    }
 }
 
 /// Check a manifest's text. Relative paths in it are relative to `file`'s folder.

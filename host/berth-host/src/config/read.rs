@@ -85,12 +85,7 @@ impl<'a> Reader<'a> {
 
     /// Note a fault. `at` is a byte offset into the text.
     pub(super) fn fault(&self, at: Option<usize>, key: &str, message: String) {
-        let position = at.map(|at| {
-            let before = self.text.get(..at).unwrap_or(self.text);
-            let line = before.matches('\n').count() + 1;
-            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-            (line, column)
-        });
+        let position = at.map(|at| position(self.text, at));
         let fault = ManifestFault {
             file: self.file.to_owned(),
             line: position.map(|p| p.0),
@@ -132,6 +127,32 @@ impl<'a> Reader<'a> {
         faults.sort_by_key(|(at, _)| *at);
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
+}
+
+/// Line and column of a byte offset, from 1.
+pub(super) fn position(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    (line, column)
+}
+
+/// Where a key is in a text, as a byte offset; or the last of the tables on the way to it that is there.
+pub(super) fn place_of(text: &str, key: &[&str]) -> Option<usize> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let mut table = document.get_ref();
+    let mut found = None;
+    for part in key {
+        let Some((name, value)) = table.get_key_value(*part) else {
+            break;
+        };
+        found = Some(name.span().start);
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    found
 }
 
 /// `HTTP` of `BERTH_HTTP_LISTEN`.

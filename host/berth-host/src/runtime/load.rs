@@ -75,16 +75,23 @@ impl Source {
 
     /// As versions are shown.
     pub fn digest(&self) -> &str {
-        self.sha256.get(..SHORT).unwrap_or(&self.sha256)
+        short(&self.sha256)
     }
+}
+
+/// A digest as versions are shown.
+pub fn short(sha256: &str) -> &str {
+    sha256.get(..SHORT).unwrap_or(sha256)
 }
 
 /// SHA-256 in lower-case hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes in lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How long each step from a file to a version that serves took.

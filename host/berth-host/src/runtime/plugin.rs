@@ -150,18 +150,14 @@ impl Serving {
 }
 
 impl Plugin {
-    /// From what the manifest says, with what it shares with the process.
+    /// From what the manifest says, with what it shares with the process. `current` is of `ledger`.
     pub fn new(
         spec: PluginSpec,
         services: &Arc<Services>,
         ledger: Arc<Ledger>,
-        current: Result<Version, LoadFault>,
+        current: Result<Arc<Version>, LoadFault>,
         disabled: bool,
     ) -> Self {
-        let current = current.map(|version| ledger.count(version));
-        if let Ok(version) = &current {
-            ledger.enter(version);
-        }
         Self {
             name: spec.name.clone(),
             services: Arc::clone(services),
@@ -175,6 +171,13 @@ impl Plugin {
                 disabled,
             }),
             spec,
+        }
+    }
+
+    /// It is served from now on: what its version does is counted apart.
+    pub fn enter(&self) {
+        if let Some(version) = self.current() {
+            self.ledger.enter(&version);
         }
     }
 
@@ -264,7 +267,12 @@ impl Ledger {
             .counted
             .push((version.digest.clone(), Arc::clone(&version.metrics)));
         if versions.counted.len() > COUNTED {
-            versions.counted.remove(0);
+            // Never one that may still have a request, however long ago it came: many candidates may have come and gone since.
+            let alive: Vec<Arc<Version>> = versions.alive.iter().filter_map(Weak::upgrade).collect();
+            let is_gone = |(digest, _): &(String, _)| alive.iter().all(|version| version.digest != *digest);
+            if let Some(at) = versions.counted.iter().position(is_gone) {
+                versions.counted.remove(at);
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use crate::client::Refusal;
-use crate::text::{at, clean, duration, exact_time, short, size, text, time, visible};
+use crate::text::{at, clean, duration, exact_time, plain, short, size, text, time, visible};
 
 /// The parts of a swap, in their order, and the members that say how long each took.
 const STEPS: [(&str, &str); 6] = [
@@ -42,12 +42,20 @@ pub(super) fn sentence(event: &Value) -> String {
     let (from, to) = (short(event, "from"), short(event, "to"));
     let took = took(event);
     let said = match text(event, "kind").as_str() {
-        "swapped" if from == to => format!("{to} serves already; nothing has changed"),
+        "swapped" if from == to => unchanged(&to),
+        "unchanged" => unchanged(&to),
         "swapped" => format!("{}{took}", change(&from, &to)),
         "rolled-back" if from.is_empty() => format!("back to {to}{took}"),
         "rolled-back" => format!("back from {from} to {to}{took}"),
         "refused" => refused(event, &from, &to),
-        "canary-started" => format!("{to} is on trial{took}{}", serves_on(&from)),
+        "canary-started" => match text(event, "share") {
+            share if share.is_empty() => format!("{to} is on trial{took}{}", serves_on(&from)),
+            share => format!(
+                "{to} is on trial with {share} of the callers{took}{}",
+                serves_on(&from)
+            ),
+        },
+        "canary-withdrawn" => format!("{to} is withdrawn{}{}", serves_on(&from), because(event)),
         "canary-failed" => format!(
             "the trial of {to} has ended{}{}",
             serves_on(&from),
@@ -58,8 +66,14 @@ pub(super) fn sentence(event: &Value) -> String {
         "enabled" if to.is_empty() => format!("in service again{}", because(event)),
         "enabled" => format!("in service again with {to}{took}"),
         "measured" => measured(event, &from, &to),
-        "manifest-applied" => format!("the manifest was applied{}", because(event)),
-        "manifest-refused" => format!("the manifest was refused{}", because(event)),
+        "manifest-applied" => format!("the manifest was applied{}", parts(event)),
+        "manifest-refused" => match text(event, "faults") {
+            faults if faults.is_empty() => format!("the manifest was refused{}", because(event)),
+            _ => format!(
+                "the manifest was refused, and nothing was changed: {}",
+                list(event, "faults", "; ")
+            ),
+        },
         "file-missing" => format!("its file is gone{}{}", serves_on(&to), because(event)),
         other => {
             let versions = match (from.is_empty(), to.is_empty()) {
@@ -79,6 +93,40 @@ fn change(from: &str, to: &str) -> String {
     match from.is_empty() {
         true => format!("{to} serves"),
         false => format!("{from} → {to}"),
+    }
+}
+
+fn unchanged(version: &str) -> String {
+    match version.is_empty() {
+        true => "nothing has changed".to_owned(),
+        false => format!("{version} serves already; nothing has changed"),
+    }
+}
+
+fn list(event: &Value, member: &str, between: &str) -> String {
+    let entries = event.get(member).and_then(Value::as_array);
+    let entries: Vec<String> = entries.into_iter().flatten().map(plain).collect();
+    entries.join(between)
+}
+
+/// What a manifest has changed.
+fn parts(event: &Value) -> String {
+    let named = |member: &str, word: &str| match list(event, member, ", ") {
+        names if names.is_empty() => None,
+        names => Some(format!("{word} {names}")),
+    };
+    let parts: Vec<String> = [
+        ("added", "added"),
+        ("changed", "changed"),
+        ("removed", "removed"),
+        ("needsRestart", "to take effect at the next start:"),
+    ]
+    .into_iter()
+    .filter_map(|(member, word)| named(member, word))
+    .collect();
+    match parts.is_empty() {
+        true => because(event),
+        false => format!(": {}", parts.join("; ")),
     }
 }
 
@@ -285,6 +333,21 @@ mod tests {
                 "hello: 9f8e7d6c5b4a is on trial; 1a2b3c4d5e6f serves on",
             ),
             (
+                "canary-started",
+                json!({ "share": "10%" }),
+                "hello: 9f8e7d6c5b4a is on trial with 10% of the callers; 1a2b3c4d5e6f serves on",
+            ),
+            (
+                "canary-withdrawn",
+                json!({ "reason": "the manifest has changed" }),
+                "hello: 9f8e7d6c5b4a is withdrawn; 1a2b3c4d5e6f serves on: the manifest has changed",
+            ),
+            (
+                "unchanged",
+                json!({ "from": null }),
+                "hello: 9f8e7d6c5b4a serves already; nothing has changed",
+            ),
+            (
                 "canary-failed",
                 json!({ "reason": "7 of 40 failed" }),
                 "hello: the trial of 9f8e7d6c5b4a has ended; 1a2b3c4d5e6f serves on: 7 of 40 failed",
@@ -309,6 +372,16 @@ mod tests {
                 "manifest-applied",
                 json!({ "plugin": null, "reason": "2 routes more" }),
                 "the manifest was applied: 2 routes more",
+            ),
+            (
+                "manifest-applied",
+                json!({ "plugin": null, "added": ["a", "b"], "removed": ["c"], "needsRestart": ["http", "data"] }),
+                "the manifest was applied: added a, b; removed c; to take effect at the next start: http, data",
+            ),
+            (
+                "manifest-refused",
+                json!({ "plugin": null, "faults": ["berth.toml:1:2: x: no", "berth.toml:3:4: y: no"] }),
+                "the manifest was refused, and nothing was changed: berth.toml:1:2: x: no; berth.toml:3:4: y: no",
             ),
             (
                 "file-missing",

@@ -35,7 +35,7 @@ mod tests;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -45,7 +45,8 @@ use sha2::{Digest, Sha256};
 pub use state::{AtStart, Because, By, Chosen, FindError, KeptVersion, State};
 
 use crate::config::is_plugin_name;
-use crate::runtime::load::MAX_COMPONENT;
+use crate::runtime::load::{MAX_COMPONENT, hex};
+use crate::runtime::signature::MAX_SIGNATURE;
 
 /// The file of the state.
 const STATE: &str = "state.json";
@@ -55,8 +56,6 @@ const DAMAGED: &str = "state.json.damaged";
 const FRESH: &str = ".fresh-";
 /// The largest state that is read or written, in bytes: some 250 for each version.
 const MAX_STATE: u64 = 256 * 1024;
-/// The largest signature, in bytes. One of minisign has about 300, of which a comment may be any length.
-const MAX_SIGNATURE: u64 = 16 * 1024;
 
 /// The kept versions of all plugins. Its calls wait for the disk.
 ///
@@ -94,6 +93,19 @@ pub enum KeptError {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+    },
+    /// Somebody else owns a folder.
+    #[error(
+        "{}: this folder belongs to user {owner}, and this host runs as user {us}: its owner chooses what is served; run `chown -R` on it, if you know what is in it",
+        path.display()
+    )]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// Its owner's number.
+        owner: u32,
+        /// Ours.
+        us: u32,
     },
     /// A state that can't be used.
     #[error(
@@ -177,7 +189,7 @@ impl Kept {
     }
 
     /// Keep a version: the bytes of this digest, and their signature. It is in danger of being swept until a state that
-    /// names it is recorded; [`Kept::forget`] drops it if that never happens.
+    /// names it is recorded.
     ///
     /// Does nothing if the same bytes are kept already. A signature that is kept stays if none is given: it is about the
     /// bytes, and those are the same.
@@ -275,24 +287,6 @@ impl Kept {
             bytes,
             signature.map(|text| String::from_utf8_lossy(&text).into_owned()),
         ))
-    }
-
-    /// Drop a version that was put and then not wanted, such as one that failed its trial. One that the plugin's state
-    /// names stays.
-    ///
-    /// # Errors
-    /// The state can't be read.
-    pub fn forget(&self, plugin: &str, digest: &str) -> Result<(), KeptError> {
-        if !state::is_digest(digest) {
-            return Err(KeptError::Digest(digest.to_owned()));
-        }
-        let _recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = self.folder_of(plugin)?
-            && !read_state(&folder.join(STATE))?.names(digest)
-        {
-            drop_version(&folder, digest);
-        }
-        Ok(())
     }
 
     /// Drop what a crash has left in a plugin's folder: half-written files, and versions that the state doesn't name. A
@@ -493,7 +487,13 @@ fn make_folder(path: &Path) -> Result<(), KeptError> {
 fn is_ours(path: &Path) -> Result<(), KeptError> {
     let about = std::fs::metadata(path).map_err(io_error(path, "can't be looked at"))?;
     let mode = about.permissions().mode() & 0o777;
+    let us = rustix::process::geteuid().as_raw();
     match (about.is_dir(), mode & 0o022) {
+        (true, 0) if about.uid() != us => Err(KeptError::NotOurs {
+            path: path.to_owned(),
+            owner: about.uid(),
+            us,
+        }),
         (true, 0) => Ok(()),
         (true, _) => Err(KeptError::Writable {
             path: path.to_owned(),
@@ -510,8 +510,4 @@ fn not_a_folder(path: &Path) -> KeptError {
 fn io_error(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> KeptError {
     let path = path.to_owned();
     move |error| KeptError::Io { path, what, error }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,17 +5,17 @@
 //! every fault is told. What the rest of the manifest says (addresses, limits of the host, keys, the database) was built
 //! into the process at its start: a change there is named, and waits for the next one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::events::{Event, Kind};
 use super::kept::By;
 use super::{Held, Outcome, REST, Reloader, probe, start};
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, ManifestFault};
 use crate::error::Error;
 use crate::grants::Capability;
-use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec};
-use crate::state::HostSpec;
+use crate::runtime::plugin::{Ledger, LoadFault, Plugin, PluginSpec, Version};
+use crate::state::{Host, HostSpec};
 use crate::table::Table;
 
 /// What stands for the manifest where plugins stand by their names.
@@ -57,12 +57,13 @@ impl Reloader {
             Box::new(event)
         };
         let file = self.spec.file.clone();
-        let read = self
-            .compiler
-            .run(move || config::load(&file, &Environment::of_process()))
-            .await;
-        let mut next = match read {
-            Some(Ok(next)) => next,
+        let read = self.compiler.run(move || -> Result<_, Vec<ManifestFault>> {
+            let text = config::read(&file)?;
+            let spec = config::parse(&file, &text, &Environment::of_process())?;
+            Ok((text, spec))
+        });
+        let (text, mut next) = match read.await {
+            Some(Ok(read)) => read,
             Some(Err(faults)) => return Err(refused(faults.iter().map(ToString::to_string).collect())),
             None => return Err(refused(vec!["the manifest could not be read".to_owned()])),
         };
@@ -73,24 +74,21 @@ impl Reloader {
             self.wanted = None;
             return Ok(Arc::new(Event::new(Kind::Unchanged, by, None)));
         }
-        let faults = self.beyond_reach(&next);
-        if !faults.is_empty() {
-            return Err(refused(faults));
-        }
-        if let Err(error) = self.host.services.follow(&next).await {
-            return Err(refused(vec![error.to_string()]));
-        }
         let before = self.host.table.load_full();
-        let (plugins, faults) = self.plugins(&before, &next).await;
-        let table = Table::new(before.generation + 1, &next, plugins);
-        let table = match table {
-            Ok(table) if faults.is_empty() => table,
-            Ok(_) => {
-                // When their components are whole, it is tried again.
-                self.wanted = Some(next);
-                self.watch_files();
-                return Err(refused(faults));
-            }
+        let mut faults = Vec::new();
+        let found = self.plugins(&before, &next, &text, &mut faults).await;
+        if !faults.is_empty() {
+            // When their components are whole, it is tried again.
+            self.wanted = Some(next);
+            self.watch_files();
+            return Err(refused(faults.iter().map(ToString::to_string).collect()));
+        }
+        if let Err(error) = self.change_roles(&before, &next).await {
+            return Err(refused(vec![error]));
+        }
+        let plugins = found.into_iter().map(|found| found.plugin(&self.host)).collect();
+        let table = match Table::new(before.generation + 1, &next, plugins) {
+            Ok(table) => table,
             Err(error) => return Err(refused(vec![error.to_string()])),
         };
         let mut event = Event::new(Kind::ManifestApplied, by, None);
@@ -117,97 +115,204 @@ impl Reloader {
             .filter(|old| table.plugin(&old.name).is_none_or(|new| !Arc::ptr_eq(old, new)))
             .cloned()
             .collect();
-        self.host.table.store(Arc::new(table));
+        table.plugins.iter().for_each(|plugin| plugin.enter());
+        let table = Arc::new(table);
+        self.host.table.store(Arc::clone(&table));
         for plugin in gone {
             self.end_trial(&plugin, by, Kind::CanaryWithdrawn, "the manifest has changed")
                 .await;
             plugin.retire();
+            if plugin.sql.is_some() {
+                self.leaving.push(Arc::downgrade(&plugin));
+            }
         }
         self.spec = next;
         self.wanted = None;
         self.watch_files();
         let event = self.host.events.tell(event);
-        self.begin().await;
+        self.tell_swaps(&before, &table);
+        let is_new = |plugin: &Plugin| {
+            let old = before.plugin(&plugin.name);
+            old.is_none_or(|old| !std::ptr::eq(old.as_ref(), plugin))
+        };
+        self.begin(By::Manifest, is_new).await;
         Ok(event)
     }
 
-    /// What a running host can't give to a plugin, because it is built at the start.
-    fn beyond_reach(&self, next: &HostSpec) -> Vec<String> {
+    /// Plugins whose component is another one now.
+    fn tell_swaps(&self, before: &Table, now: &Table) {
+        for plugin in &now.plugins {
+            let old = before.plugin(&plugin.name).and_then(|old| old.current());
+            let (Some(old), Some(new)) = (old, plugin.current()) else {
+                continue;
+            };
+            if old.sha256 == new.sha256 {
+                continue;
+            }
+            let mut event = Event::new(Kind::Swapped, By::Manifest, Some(&plugin.name));
+            event.from = Some(old.digest.clone());
+            event.to = Some(new.digest.clone());
+            event.size = Some(new.size);
+            event.signed_by.clone_from(&new.signed_by);
+            event.steps = Some(new.steps.into());
+            plugin.ledger.swaps.made();
+            self.host.events.tell(event);
+        }
+    }
+
+    /// Give the plugins of the next manifest their roles in the database, and take nothing back yet.
+    async fn change_roles(&mut self, before: &Table, next: &HostSpec) -> Result<(), String> {
+        let leaving = self.still_leaving();
+        let old: Vec<&PluginSpec> = before
+            .plugins
+            .iter()
+            .chain(&leaving)
+            .map(|plugin| &plugin.spec)
+            .collect();
+        let services = &self.host.services;
+        let Err(error) = services.follow(next, &old).await else {
+            return Ok(());
+        };
+        // Some may have been made.
+        if let Err(again) = services.follow(&self.spec, &old).await {
+            tracing::warn!(target: "berth::sql", "the plugins' roles may be more than the manifest has: {again}");
+        }
+        Err(error.to_string())
+    }
+
+    fn still_leaving(&mut self) -> Vec<Arc<Plugin>> {
+        self.leaving.retain(|plugin| plugin.strong_count() > 0);
+        self.leaving.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// When the last request of the plugins of earlier generations has ended, what only they might do in the database is
+    /// taken back.
+    pub(super) async fn settle(&mut self) {
+        if self.leaving.is_empty() || !self.still_leaving().is_empty() {
+            return;
+        }
+        if let Err(error) = self.host.services.follow(&self.spec, &[]).await {
+            tracing::warn!(
+                target: "berth::sql",
+                "what plugins had in the database and the manifest no longer grants is theirs until the next start: {error}",
+            );
+        }
+    }
+
+    /// What a running host can't give to a plugin, because it is built at the start: keys and what is wrong.
+    fn beyond_reach(&self, plugin: &PluginSpec) -> Vec<([&'static str; 2], String)> {
         let services = &self.host.services;
         let largest = self.host.runtime.settings().max_memory;
         let mut faults = Vec::new();
-        for plugin in &next.plugins {
-            let mut fault = |key: &str, what: &str| {
-                faults.push(format!(
-                    "plugins.{}.{key}: {what}; restart berth to use it",
-                    plugin.name
-                ));
-            };
-            if plugin.grants.has(Capability::Sql) && services.postgres.is_none() {
-                fault("grants.sql", "this host was started without a database");
-            }
-            if plugin.grants.has(Capability::Sessions) && services.identity.is_none() {
-                fault("grants.sessions", "this host was started without accounts");
-            }
-            if plugin.grants.has(Capability::Tokens) && services.issuer.is_none() {
-                fault("grants.tokens", "this host was started without keys to sign with");
-            }
-            if plugin.limits.memory > largest {
-                let largest = bytesize::ByteSize::b(largest as u64);
+        let mut fault = |key, what: String| {
+            faults.push((key, format!("{what}; restart berth to use it")));
+        };
+        for (capability, is_there, what) in [
+            (Capability::Sql, services.postgres.is_some(), "a database"),
+            (Capability::Sessions, services.identity.is_some(), "accounts"),
+            (Capability::Tokens, services.issuer.is_some(), "keys to sign with"),
+        ] {
+            if plugin.grants.has(capability) && !is_there {
                 fault(
-                    "limits.memory",
-                    &format!("this host was started with room for {largest} per instance"),
+                    ["grants", capability.key()],
+                    format!("this host was started without {what}"),
                 );
             }
+        }
+        if plugin.limits.memory > largest {
+            let largest = bytesize::ByteSize::b(largest as u64);
+            fault(
+                ["limits", "memory"],
+                format!("this host was started with room for {largest} per instance"),
+            );
         }
         faults
     }
 
-    /// The plugins of the next generation, with the faults of those that are new or changed.
-    async fn plugins(&self, before: &Table, next: &HostSpec) -> (Vec<Arc<Plugin>>, Vec<String>) {
-        let (mut plugins, mut faults) = (Vec::new(), Vec::new());
+    /// The plugins of the next generation; what is wrong with those that are new or changed goes to `faults`.
+    async fn plugins(
+        &self,
+        before: &Table,
+        next: &HostSpec,
+        text: &str,
+        faults: &mut Vec<ManifestFault>,
+    ) -> Vec<Found> {
+        let mut found = Vec::new();
         for spec in &next.plugins {
             let old = before.plugin(&spec.name);
             if let Some(same) = old.filter(|old| old.spec == *spec) {
-                plugins.push(Arc::clone(same));
+                found.push(Found::Same(Arc::clone(same)));
                 continue;
             }
-            let plugin = self.plugin_of(spec, old).await;
-            let started = match (&plugin.serving().current, plugin.current()) {
-                (Ok(_), Some(version)) => Ok(version),
-                (Err(fault), _) => Err(fault.clone()),
-                (Ok(_), None) => Err(LoadFault::Compiler),
+            let mut fault = |keys: &[&str], message: String| {
+                let key = [&["plugins", spec.name.as_str()][..], keys].concat();
+                faults.push(config::fault_at(&next.file, text, &key, message));
             };
-            let started = match started {
-                Ok(version) => probe::probe(&self.host, &plugin, &version).await.map(|_| ()),
-                Err(fault) => Err(fault),
-            };
-            if let Err(fault) = started {
-                faults.push(format!("plugins.{}: {fault}", spec.name));
+            let beyond = self.beyond_reach(spec);
+            if !beyond.is_empty() {
+                beyond.into_iter().for_each(|(key, what)| fault(&key, what));
+                continue;
             }
-            plugins.push(plugin);
+            match self.other(spec, old).await {
+                Ok(other) => found.push(other),
+                Err(error) => fault(&[], error.to_string()),
+            }
         }
-        (plugins, faults)
+        found
     }
 
-    async fn plugin_of(&self, spec: &PluginSpec, old: Option<&Arc<Plugin>>) -> Arc<Plugin> {
+    /// A plugin that is new or changed, started once.
+    async fn other(&self, spec: &PluginSpec, old: Option<&Arc<Plugin>>) -> Result<Found, LoadFault> {
         let (host, wanted) = (Arc::clone(&self.host), spec.clone());
+        // As it is in memory: what could not be written counts all the same.
+        let state = self.states.get(&spec.name).cloned();
+        let state = state.unwrap_or_else(|| self.host.services.state_of(&spec.name));
+        let disabled = state.disabled;
+        let is_moved = old.is_none_or(|old| old.spec.component != spec.component);
         let loaded = self
             .compiler
-            .run(move || start::load(&host.runtime, &wanted, &host.services))
+            .run(move || start::load_changed(&host.runtime, &wanted, &host.services, &state, is_moved))
             .await;
-        let disabled = self.states.get(&spec.name).map_or_else(
-            || self.host.services.state_of(&spec.name).disabled,
-            |state| state.disabled,
-        );
         let ledger = old.map(|old| Arc::clone(&old.ledger)).unwrap_or_default();
-        Arc::new(Plugin::new(
-            spec.clone(),
-            &self.host.services,
-            ledger,
-            loaded.unwrap_or(Err(LoadFault::Compiler)),
+        let version = ledger.count(loaded.unwrap_or(Err(LoadFault::Compiler))?);
+        let found = Found::Other {
             disabled,
-        ))
+            spec: Box::new(spec.clone()),
+            ledger,
+            version: Arc::clone(&version),
+        };
+        // It has no connections yet: those are for what is in force.
+        let tried = found.clone().plugin(&self.host);
+        probe::probe(&self.host, &tried, &version).await?;
+        Ok(found)
+    }
+}
+
+/// A plugin of the next generation.
+#[derive(Clone)]
+enum Found {
+    /// The manifest says the same of it as before.
+    Same(Arc<Plugin>),
+    /// It is new, or changed.
+    Other {
+        spec: Box<PluginSpec>,
+        ledger: Arc<Ledger>,
+        version: Arc<Version>,
+        disabled: bool,
+    },
+}
+
+impl Found {
+    fn plugin(self, host: &Host) -> Arc<Plugin> {
+        match self {
+            Self::Same(plugin) => plugin,
+            Self::Other {
+                spec,
+                ledger,
+                version,
+                disabled,
+            } => Arc::new(Plugin::new(*spec, &host.services, ledger, Ok(version), disabled)),
+        }
     }
 }
 
@@ -233,7 +338,8 @@ fn needs_restart(began: &HostSpec, next: &HostSpec) -> Vec<String> {
         ),
         ("passwords", began.passwords == next.passwords),
         ("telemetry", began.telemetry == next.telemetry),
-        ("reload", began.reload == next.reload),
+        // How many versions are kept is looked at when one is.
+        ("reload", began.reload.watch == next.reload.watch),
         ("plugins.*.log", loudest(next) <= loudest(began)),
     ];
     sections

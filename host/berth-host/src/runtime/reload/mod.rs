@@ -34,7 +34,7 @@ pub mod watch;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -46,7 +46,7 @@ use self::compiler::Compiler;
 use self::events::{Event, Kind, Usage};
 use self::kept::{AtStart, By, Kept, KeptError, KeptVersion, State};
 use self::watch::Watch;
-use super::load::{Source, Steps, load_source};
+use super::load::{Source, Steps, load_source, short};
 use super::load_fault::LoadFault;
 use super::plugin::{Plugin, PluginSpec, Serving, Version};
 use super::signature;
@@ -57,7 +57,7 @@ use crate::state::{Host, HostSpec};
 
 /// How long a file with a fault must rest until the fault is told.
 pub const REST: Duration = Duration::from_millis(500);
-/// How often faults that are held back, and versions that can be compared, are looked at.
+/// How often faults that are held back, versions that can be compared, and plugins that leave are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// Requests of the new version until the two are compared.
 pub const COMPARED_AFTER: u64 = 20;
@@ -166,6 +166,8 @@ pub struct Reloader {
     /// The faults that were told last, so that none is told twice.
     told: HashMap<String, String>,
     comparisons: Vec<Comparison>,
+    /// Plugins of earlier generations whose requests may still use the database; see [`Reloader::settle`].
+    leaving: Vec<Weak<Plugin>>,
 }
 
 impl std::fmt::Debug for Reloader {
@@ -237,6 +239,7 @@ impl Reloader {
             held: Vec::new(),
             told: HashMap::new(),
             comparisons: Vec::new(),
+            leaving: Vec::new(),
         };
         if watch {
             let files = reloader.files();
@@ -278,7 +281,7 @@ impl Reloader {
 
     /// Make changes until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
-        self.begin().await;
+        self.begin(By::File, |_| true).await;
         if self.watch.is_some() {
             self.manifest_changed().await;
         }
@@ -299,28 +302,35 @@ impl Reloader {
                     self.decided(&plugin, &trial, verdict).await;
                 }
                 path = changed(&mut self.watch) => self.file_changed(&path).await,
-                _ = ticks.tick(), if !self.held.is_empty() || !self.comparisons.is_empty() => self.tick(),
+                _ = ticks.tick(), if self.has_to_tick() => {
+                    self.tick();
+                    self.settle().await;
+                }
             }
         }
     }
 
-    /// Keep what the host has begun to serve with. Where that isn't the file, see why: it can't be served, or it has changed
-    /// between the load and the begin of the watch.
-    async fn begin(&mut self) {
-        for plugin in self.host.table.load_full().plugins.clone() {
+    /// Keep what the host, or a generation of it, has begun to serve with. Where that isn't the file, see why: it can't be
+    /// served, or it has changed between the load and the begin of the watch.
+    async fn begin(&mut self, by: By, is_new: impl Fn(&Plugin) -> bool) {
+        for plugin in &self.host.table.load_full().plugins {
+            if !is_new(plugin) {
+                continue;
+            }
             if !self.states.contains_key(&plugin.name) {
                 let state = self.host.services.state_of(&plugin.name);
                 self.states.insert(plugin.name.clone(), state);
+                self.forget_trial(plugin).await;
             }
-            let of = Arc::clone(&plugin);
+            let of = Arc::clone(plugin);
             let source = self.compiler.run(move || Source::file(&of.spec)).await;
             match (source, plugin.current()) {
                 (Some(Ok(source)), Some(version)) if source.sha256 == version.sha256 => {
                     if self.state(&plugin.name).current.as_ref() != Some(&version.sha256) {
-                        self.keep(&plugin, &version, source, By::File, None).await;
+                        self.keep(plugin, &version, source, by, None).await;
                     }
                 }
-                _ => self.follow(&plugin).await,
+                _ => self.follow(plugin).await,
             }
             if let Err(fault) = &plugin.serving().current {
                 self.was_said(&plugin.name, &fault.to_string());
@@ -334,6 +344,24 @@ impl Reloader {
         for held in self.held.extract_if(.., said) {
             self.told.insert(held.of.clone(), held.text());
         }
+    }
+
+    /// A candidate of the berth before this one is nobody's now.
+    async fn forget_trial(&mut self, plugin: &Arc<Plugin>) {
+        let state = self.state(&plugin.name);
+        let Some(candidate) = state.candidate.take() else {
+            return;
+        };
+        let (name, state) = (plugin.name.clone(), state.clone());
+        self.kept(plugin, "the candidate's file stays", move |kept| {
+            kept.record(&name, &state)
+        })
+        .await;
+        let mut event = Event::new(Kind::CanaryWithdrawn, By::Canary, Some(&plugin.name));
+        event.from = plugin.current().map(|version| version.digest.clone());
+        event.to = Some(short(&candidate).to_owned());
+        event.reason = Some("berth was started again, and a trial doesn't outlive that".to_owned());
+        self.host.events.tell(event);
     }
 
     fn state(&mut self, plugin: &str) -> &mut State {
@@ -406,6 +434,9 @@ impl Reloader {
         );
         if serves || chosen {
             self.told.remove(&plugin.name);
+            if serves {
+                self.decides(plugin, &source.sha256).await;
+            }
             return;
         }
         match self.load(plugin, source).await {
@@ -416,6 +447,18 @@ impl Reloader {
                 self.switch(plugin, ready, By::File, Kind::Swapped, None).await;
             }
             Err(refused) => self.hold(plugin, refused, By::File),
+        }
+    }
+
+    /// The file has become what serves already. If an operator had chosen that while the file was another one, it is the file
+    /// that decides from now on.
+    async fn decides(&mut self, plugin: &Arc<Plugin>, file: &str) {
+        let state = self.state(&plugin.name);
+        let is_older = |chosen: &kept::Chosen| chosen.file.as_deref() != Some(file);
+        if state.chosen.as_ref().is_some_and(is_older) {
+            state.chosen = None;
+            let state = state.clone();
+            self.write(plugin, None, state).await;
         }
     }
 
@@ -476,24 +519,29 @@ impl Reloader {
         event.size = Some(version.size);
         event.signed_by.clone_from(&version.signed_by);
         event.steps = Some(steps.into());
-        self.comparisons
-            .retain(|comparison| comparison.plugin != plugin.name);
         if let Ok(old) = &before.current {
             event.from = Some(old.digest.clone());
-            self.comparisons.push(Comparison {
-                plugin: plugin.name.clone(),
-                by,
-                from: (old.digest.clone(), Arc::clone(&old.metrics)),
-                to: (version.digest.clone(), Arc::clone(&version.metrics)),
-                answered_before,
-                until: Instant::now() + COMPARED_WITHIN,
-            });
+            self.compare(plugin, by, old, (&version, answered_before));
         }
         drop(before);
         plugin.ledger.swaps.made();
         let event = self.host.events.tell(event);
         self.keep(plugin, &version, source, by, chosen).await;
         event
+    }
+
+    /// Tell what the two versions of a swap cost when the new one has answered some requests more than it had before.
+    fn compare(&mut self, plugin: &Plugin, by: By, from: &Version, (to, answered): (&Version, u64)) {
+        self.comparisons
+            .retain(|comparison| comparison.plugin != plugin.name);
+        self.comparisons.push(Comparison {
+            plugin: plugin.name.clone(),
+            by,
+            from: (from.digest.clone(), Arc::clone(&from.metrics)),
+            to: (to.digest.clone(), Arc::clone(&to.metrics)),
+            answered_before: answered,
+            until: Instant::now() + COMPARED_WITHIN,
+        });
     }
 
     /// Keep a version that became current. `chosen`: an operator chose it, while the file had this digest.
@@ -579,6 +627,10 @@ impl Reloader {
         event.code = Some(refused.fault.code());
         event.reason = Some(refused.fault.to_string());
         event
+    }
+
+    fn has_to_tick(&self) -> bool {
+        !self.held.is_empty() || !self.comparisons.is_empty() || !self.leaving.is_empty()
     }
 
     fn tick(&mut self) {

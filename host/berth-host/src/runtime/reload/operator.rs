@@ -117,10 +117,14 @@ impl Reloader {
         event.steps = Some(ready.steps.into());
         event.share = Some(share.to_string());
         plugin.ledger.enter(&ready.version);
-        // Its bytes are kept for the promotion; a restart before that forgets them.
+        // Its bytes are kept for the promotion, and its name so that the next start can say what became of it.
         let (name, source) = (plugin.name.clone(), ready.source);
+        let state = self.state(&plugin.name);
+        state.candidate = Some(source.sha256.clone());
+        let state = state.clone();
         self.kept(plugin, "the candidate's file is not kept", move |kept| {
-            kept.put(&name, &source.sha256, &source.bytes, source.signature.as_deref())
+            kept.put(&name, &source.sha256, &source.bytes, source.signature.as_deref())?;
+            kept.record(&name, &state)
         })
         .await;
         plugin.serve(Serving {
@@ -196,9 +200,11 @@ impl Reloader {
             canary: None,
             ..serving
         });
-        let (name, digest) = (plugin.name.clone(), canary.version.sha256.clone());
+        let state = self.state(&plugin.name);
+        state.candidate = None;
+        let (name, state) = (plugin.name.clone(), state.clone());
         self.kept(plugin, "the candidate's file stays", move |kept| {
-            kept.forget(&name, &digest)
+            kept.record(&name, &state)
         })
         .await;
         Some(self.host.events.tell(event))
@@ -212,7 +218,6 @@ impl Reloader {
                 plugin.name
             )));
         };
-        canary.trial.cancel();
         let mut event = Event::new(Kind::Promoted, by, Some(&plugin.name));
         event.from = serving
             .current
@@ -221,11 +226,20 @@ impl Reloader {
             .map(|current| current.digest.clone());
         event.to = Some(canary.version.digest.clone());
         let version = Arc::clone(&canary.version);
+        event.size = Some(version.size);
+        event.signed_by.clone_from(&version.signed_by);
+        event.steps = Some(version.steps.into());
+        if let Ok(old) = &serving.current {
+            // It has served in its trial.
+            self.compare(plugin, by, old, (&version, 0));
+        }
         plugin.serve(Serving {
             current: Ok(canary.version),
             canary: None,
             disabled: serving.disabled,
         });
+        // Only now: a trial that has ended gives nobody the candidate any more.
+        canary.trial.cancel();
         plugin.ledger.swaps.made();
         let event = self.host.events.tell(event);
         let file = self.file_digest(plugin).await;

@@ -1,20 +1,56 @@
 //! What a plugin begins to serve with: its file, or a version that is kept.
 
-use super::kept::AtStart;
+use super::kept::{AtStart, Because, State};
 use crate::runtime::engine::Runtime;
 use crate::runtime::load::{Source, load_source};
 use crate::runtime::load_fault::LoadFault;
 use crate::runtime::plugin::{PluginSpec, Version};
 use crate::services::Services;
 
+/// Load what a changed manifest says of a plugin. `is_moved`: its component is another file than before, or it is new. Then
+/// that file must be good, unless an operator has chosen something else: nothing stands in for what somebody has just asked for.
+///
+/// # Errors
+/// As [`load`]; and the file's, if it is moved.
+pub fn load_changed(
+    runtime: &Runtime,
+    spec: &PluginSpec,
+    services: &Services,
+    state: &State,
+    is_moved: bool,
+) -> Result<Version, LoadFault> {
+    let file = Source::file(spec);
+    if is_moved {
+        let digest = file.as_ref().ok().map(|source| source.sha256.as_str());
+        let is_chosen = matches!(state.at_start(digest), AtStart::Kept(_, Because::Chosen));
+        if !is_chosen {
+            return load_source(runtime, spec, &file?);
+        }
+    }
+    load_from(runtime, spec, services, state, file)
+}
+
 /// Load it by the rule of [`super::kept::State::at_start`]. A file that can't be served doesn't replace what served last:
 /// that is true over a restart as well.
 ///
 /// # Errors
 /// The file's, if nothing that is kept can be served in its place.
-pub fn load(runtime: &Runtime, spec: &PluginSpec, services: &Services) -> Result<Version, LoadFault> {
-    let file = Source::file(spec);
-    let state = services.state_of(&spec.name);
+pub fn load(
+    runtime: &Runtime,
+    spec: &PluginSpec,
+    services: &Services,
+    state: &State,
+) -> Result<Version, LoadFault> {
+    load_from(runtime, spec, services, state, Source::file(spec))
+}
+
+fn load_from(
+    runtime: &Runtime,
+    spec: &PluginSpec,
+    services: &Services,
+    state: &State,
+    file: Result<Source, LoadFault>,
+) -> Result<Version, LoadFault> {
     let digest = file.as_ref().ok().map(|source| source.sha256.as_str());
     if let AtStart::Kept(kept, because) = state.at_start(digest) {
         match load_kept(runtime, spec, services, &kept) {
@@ -35,8 +71,9 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec, services: &Services) -> Result
     };
     let last = state
         .current
+        .as_ref()
         .filter(|last| services.kept.is_some() && !last.is_empty());
-    match last.map(|last| load_kept(runtime, spec, services, &last)) {
+    match last.map(|last| load_kept(runtime, spec, services, last)) {
         Some(Ok(version)) => {
             serves_kept(spec, &version, FAULTY);
             Ok(version)

@@ -26,6 +26,9 @@ pub struct State {
     /// An operator took the plugin out of service.
     #[serde(default)]
     pub disabled: bool,
+    /// The digest of a version on trial. At a start, of one that was when the berth before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<String>,
 }
 
 /// A version that is kept.
@@ -150,6 +153,9 @@ impl State {
     /// the current one, and what is dropped here is neither.
     pub fn became_current(&mut self, version: KeptVersion, keep: usize) {
         let digest = version.digest.clone();
+        if self.candidate.as_ref() == Some(&digest) {
+            self.candidate = None;
+        }
         if version.by == By::File || self.chosen.as_ref().is_some_and(|c| c.digest != digest) {
             self.chosen = None;
         }
@@ -227,7 +233,8 @@ impl State {
     pub(super) fn named(&self) -> impl Iterator<Item = &str> {
         let kept = self.versions.iter().map(|kept| kept.digest.as_str());
         let chosen = self.chosen.as_ref().map(|chosen| chosen.digest.as_str());
-        kept.chain(self.current.as_deref()).chain(chosen)
+        let candidate = self.candidate.as_deref();
+        kept.chain(self.current.as_deref()).chain(chosen).chain(candidate)
     }
 
     /// Whether a version is needed.

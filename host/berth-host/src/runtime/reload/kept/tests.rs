@@ -249,25 +249,39 @@ fn what_a_crash_leaves_is_swept_at_the_next_start() {
 }
 
 #[test]
-fn version_that_was_put_in_vain_is_forgotten_but_no_other() {
+fn candidate_is_kept_until_its_trial_has_ended() {
     let (folder, kept) = open();
     let served = serve(&kept, "hello", b"one", By::File, 1);
-    let failed = digest_of_bytes(b"two");
-    kept.put("hello", &failed, b"two", Some("signature")).unwrap();
-    kept.forget("hello", &failed).unwrap();
-    kept.forget("hello", &served).unwrap();
-    kept.forget("other", &served).unwrap();
+    let tried = digest_of_bytes(b"two");
+    kept.put("hello", &tried, b"two", Some("signature")).unwrap();
+    let mut state = kept.state("hello").unwrap();
+    state.candidate = Some(tried.clone());
+    kept.record("hello", &state).unwrap();
+    // A start sweeps what nobody names. The trial is over then, and whoever begins to serve says so.
+    drop(kept);
+    let kept = Kept::open(&folder.path().join("plugins")).unwrap();
+    assert_eq!(kept.state("hello").unwrap(), state);
+    kept.read("hello", &tried).unwrap();
+    // Nothing comes of it.
+    state.candidate = None;
+    kept.record("hello", &state).unwrap();
     assert_eq!(
         names(&folder, "hello"),
         [format!("{served}.wasm"), "state.json".to_owned()]
     );
-    // With a damaged state nobody knows.
-    std::fs::write(folder.path().join("plugins/hello/state.json"), "").unwrap();
-    assert!(matches!(
-        kept.forget("hello", &served),
-        Err(KeptError::State { .. })
-    ));
-    kept.read("hello", &served).unwrap();
+    // It serves everybody.
+    kept.put("hello", &tried, b"two", None).unwrap();
+    state.candidate = Some(tried.clone());
+    state.became_current(version(&served, By::Deploy), 3);
+    assert_eq!(
+        state.candidate.as_ref(),
+        Some(&tried),
+        "another one became current"
+    );
+    state.became_current(version(&tried, By::Canary), 3);
+    assert_eq!(state.candidate, None);
+    kept.record("hello", &state).unwrap();
+    kept.read("hello", &tried).unwrap();
 }
 
 #[test]
@@ -479,7 +493,6 @@ fn hostile_names_reach_no_file() {
         assert!(name_error(kept.record(name, &State::default())), "{name:?}");
         assert!(name_error(kept.state(name).map(drop)), "{name:?}");
         assert!(name_error(kept.read(name, &digest).map(drop)), "{name:?}");
-        assert!(name_error(kept.forget(name, &digest)), "{name:?}");
     }
     for bad in [
         "",
@@ -492,7 +505,6 @@ fn hostile_names_reach_no_file() {
         let digest_error = |result: Result<(), KeptError>| matches!(result, Err(KeptError::Digest(_)));
         assert!(digest_error(kept.put("hello", bad, b"one", None)), "{bad:?}");
         assert!(digest_error(kept.read("hello", bad).map(drop)), "{bad:?}");
-        assert!(digest_error(kept.forget("hello", bad)), "{bad:?}");
         let state = State {
             current: Some(bad.to_owned()),
             ..State::default()
