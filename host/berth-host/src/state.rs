@@ -35,6 +35,8 @@ use crate::tokens::TokenSpec;
 
 /// Components that operators may send at once.
 const UPLOADS: usize = 2;
+/// Operators who may follow events and logs at once: fewer than the admin address has connections.
+const FOLLOWERS: usize = 32;
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,6 +241,8 @@ pub struct Host {
     pub probes: Arc<Semaphore>,
     /// Components that operators may send at once; each is held in memory whole.
     pub uploads: Semaphore,
+    /// Operators who may follow events and logs at once.
+    pub followers: Arc<Semaphore>,
     /// What was swapped, refused, or taken back.
     pub events: Events,
     /// Where changes are asked for.
@@ -316,6 +320,7 @@ impl Host {
             instances: Arc::new(Instances::new(spec.limits.instances)),
             probes: Arc::new(Semaphore::new(PROBES as usize)),
             uploads: Semaphore::new(UPLOADS),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
             events: Events::default(),
             reload,
             inbox: Mutex::new(Some(inbox)),

@@ -208,8 +208,8 @@ pub(crate) enum PluginCommand {
         /// Let a share of the callers try it first, as in 10% or 2.5%. It is dropped by itself if it does worse.
         #[arg(long, value_name = "SHARE", value_parser = share)]
         canary: Option<Share>,
-        /// Serve it to all after so many requests of its trial.
-        #[arg(long, value_name = "REQUESTS", requires = "canary", value_parser = clap::value_parser!(u64).range(1..))]
+        /// Serve it to all after so many requests of its trial, at least 20.
+        #[arg(long, value_name = "REQUESTS", requires = "canary", value_parser = clap::value_parser!(u64).range(20..))]
         promote_after: Option<u64>,
     },
     /// Go back to the version before, or to another one that is kept.

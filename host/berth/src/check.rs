@@ -16,6 +16,22 @@ use crate::args::{CheckArgs, ReadArgs};
 use crate::inspected::Inspected;
 use crate::{EXIT_FAILED, EXIT_FAULTY};
 
+/// The manifest of a running host, to find it by. It may have faults: the host serves what it was before.
+pub(crate) fn host_of(file: &Path) -> Result<HostSpec, ExitCode> {
+    match config::load_anyway(file, &Environment::of_process()) {
+        Ok((spec, 0)) => Ok(spec),
+        Ok((spec, faults)) => {
+            let them = if faults == 1 { "a fault" } else { "faults" };
+            eprintln!(
+                "berth: {} has {them} (`berth check` tells them); going by its admin address and data folder all the same",
+                file.display()
+            );
+            Ok(spec)
+        }
+        Err(faults) => Err(refuse(file, &faults)),
+    }
+}
+
 /// Print the faults of a manifest, and give the exit code for them.
 pub(crate) fn refuse(file: &Path, faults: &[ManifestFault]) -> ExitCode {
     for fault in faults {

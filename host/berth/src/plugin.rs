@@ -60,9 +60,9 @@ impl From<ClientError> for Failed {
 }
 
 pub(crate) fn run(args: &PluginArgs) -> ExitCode {
-    let spec = match config::load(&args.config, &Environment::of_process()) {
+    let spec = match check::host_of(&args.config) {
         Ok(spec) => spec,
-        Err(faults) => return check::refuse(&args.config, &faults),
+        Err(code) => return code,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {

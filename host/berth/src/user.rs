@@ -17,9 +17,9 @@ use crate::{EXIT_FAILED, EXIT_FAULTY};
 const PAGE: u32 = 200;
 
 pub(crate) fn run(args: &UserArgs) -> ExitCode {
-    let spec = match config::load(&args.config, &Environment::of_process()) {
+    let spec = match check::host_of(&args.config) {
         Ok(spec) => spec,
-        Err(faults) => return check::refuse(&args.config, &faults),
+        Err(code) => return code,
     };
     if let Some(role) = bad_role(&args.command) {
         eprintln!("berth: {role:?} is no role: 1 to 64 letters, digits and \"._:-\"");

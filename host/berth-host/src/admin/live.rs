@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, unfold};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -29,7 +30,7 @@ pub(super) fn stream<T: Sendable>(
     before: Vec<Arc<T>>,
     live: Receiver<Arc<T>>,
     wanted: impl Fn(&T) -> bool + Send + Sync + 'static,
-    stop: CancellationToken,
+    (stop, place): (CancellationToken, OwnedSemaphorePermit),
 ) -> BoxStream<'static, Bytes> {
     let wanted = Arc::new(wanted);
     // So that the reader knows that it is connected.
@@ -42,6 +43,8 @@ pub(super) fn stream<T: Sendable>(
     let mut alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     unfold((queued, live, alive), move |(mut queued, mut live, mut alive)| {
+        // Given back with the stream.
+        let _place = &place;
         let (stop, wanted) = (stop.clone(), Arc::clone(&wanted));
         async move {
             if let Some(bytes) = queued.pop_front() {

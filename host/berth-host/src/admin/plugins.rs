@@ -9,6 +9,7 @@ use http::{Method, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -110,7 +111,7 @@ pub(super) async fn call(
             let (host, plugin) = (Arc::clone(host), plugin(host, &name)?);
             return shown(move || PluginJson::of(&host, &plugin)).await;
         }
-        Call::Logs(name) => return logs(plugin(host, &name)?.as_ref(), &request, stop),
+        Call::Logs(name) => return logs(host, plugin(host, &name)?.as_ref(), &request, stop),
         Call::Events => return events(host, &request, stop),
         Call::Deploy(name) => {
             // Before the upload, which is long.
@@ -120,7 +121,7 @@ pub(super) async fn call(
                 return Err(Error::Conflict("the host is stopping".to_owned()));
             };
             let change = deploy(name, request, &host.limits).await?;
-            return json(&*host.reload.ask(change).await?);
+            return made(host, change, &stop).await;
         }
         Call::RollBack(plugin) => Change::RollBack {
             to: Target::decode(&read_json(request, &host.limits).await?)?,
@@ -130,7 +131,17 @@ pub(super) async fn call(
         Call::SetDisabled(plugin, disabled) => Change::SetDisabled { plugin, disabled },
         Call::Reload => Change::Manifest,
     };
-    json(&*host.reload.ask(change).await?)
+    made(host, change, &stop).await
+}
+
+/// The change, or that the host stops meanwhile: whoever waits for a long one must not hold up the stop.
+async fn made(host: &Host, change: Change, stop: &CancellationToken) -> Result<Response<ReplyBody>, Error> {
+    tokio::select! {
+        outcome = host.reload.ask(change) => json(&*outcome?),
+        () = stop.cancelled() => Err(Error::Conflict(
+            "the host is stopping; what becomes of this is in its log".to_owned(),
+        )),
+    }
 }
 
 fn plugin(host: &Host, name: &str) -> Result<Arc<Plugin>, Error> {
@@ -210,6 +221,7 @@ fn events(
         });
     }
     // Only what is to come, unless more is asked for.
+    let place = place(host)?;
     let live = host.events.follow();
     let mut before = host.events.last(of.as_deref(), limit.unwrap_or(0));
     before.reverse();
@@ -217,10 +229,18 @@ fn events(
     let wanted = move |event: &Event| {
         event.seq > last && of.as_ref().is_none_or(|of| event.plugin.as_ref() == Some(of))
     };
-    Ok(respond::live(live::stream(before, live, wanted, stop)))
+    Ok(respond::live(live::stream(before, live, wanted, (stop, place))))
+}
+
+/// A place among those who follow, so that some connections are left for who asks once.
+fn place(host: &Host) -> Result<OwnedSemaphorePermit, Error> {
+    Arc::clone(&host.followers)
+        .try_acquire_owned()
+        .map_err(|_| Error::HostBusy)
 }
 
 fn logs(
+    host: &Host,
     plugin: &Plugin,
     request: &Request<Incoming>,
     stop: CancellationToken,
@@ -238,7 +258,8 @@ fn logs(
     }
     let (lines, live) = plugin.ledger.journal.follow(limit);
     if is_live(request) {
-        return Ok(respond::live(live::stream(lines, live, |_| true, stop)));
+        let place = place(host)?;
+        return Ok(respond::live(live::stream(lines, live, |_| true, (stop, place))));
     }
     json(&LinesJson {
         lines: lines.iter().map(AsRef::as_ref).collect(),
@@ -248,13 +269,19 @@ fn logs(
 /// A component that is sent, and what is to become of it.
 async fn deploy(plugin: String, request: Request<Incoming>, limits: &HostLimits) -> Result<Change, Error> {
     let (mut share, mut bounds) = (None, Bounds::default());
+    let mut is_bounded = false;
     for (name, value) in query::pairs(request.uri().query())? {
         match name.as_str() {
             "canary" => {
                 let parsed = value.parse::<Share>();
                 share = Some(parsed.map_err(|error| Error::InvalidParameter(format!("canary: {error}")))?);
             }
-            "promoteAfter" => bounds.promote_after = query::number("promoteAfter", &value, 1, 1_000_000_000)?,
+            "promoteAfter" => {
+                // Fewer can't be judged.
+                let least = bounds.min_requests;
+                bounds.promote_after = query::number("promoteAfter", &value, least, 1_000_000_000)?;
+                is_bounded = true;
+            }
             _ => {
                 return Err(Error::InvalidParameter(
                     "there is canary and promoteAfter, and nothing else".to_owned(),
@@ -262,7 +289,7 @@ async fn deploy(plugin: String, request: Request<Incoming>, limits: &HostLimits)
             }
         }
     }
-    if share.is_none() && bounds != Bounds::default() {
+    if share.is_none() && is_bounded {
         return Err(Error::InvalidParameter(
             "promoteAfter means nothing without canary".to_owned(),
         ));

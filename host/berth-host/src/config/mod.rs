@@ -115,6 +115,23 @@ pub fn fault_at(file: &Path, text: &str, key: &[&str], message: String) -> Manif
 /// # Errors
 /// Every fault in it, in the file's order.
 pub fn parse(file: &Path, text: &str, env: &Environment) -> Result<HostSpec, Vec<ManifestFault>> {
+    match parse_anyway(file, text, env) {
+        (spec, faults) if faults.is_empty() => Ok(spec),
+        (_, faults) => Err(faults),
+    }
+}
+
+/// Read a manifest and make the best of it, for whoever only looks for the host that serves it: what is faulty is as if it
+/// weren't there. Also how many faults there are.
+///
+/// # Errors
+/// It can't be read.
+pub fn load_anyway(file: &Path, env: &Environment) -> Result<(HostSpec, usize), Vec<ManifestFault>> {
+    let (spec, faults) = parse_anyway(file, &read(file)?, env);
+    Ok((spec, faults.len()))
+}
+
+fn parse_anyway(file: &Path, text: &str, env: &Environment) -> (HostSpec, Vec<ManifestFault>) {
     let (document, syntax) = toml::de::DeTable::parse_recoverable(text);
     let reader = Reader::new(file, text, env);
     for error in syntax {
@@ -132,7 +149,7 @@ pub fn parse(file: &Path, text: &str, env: &Environment) -> Result<HostSpec, Vec
         .map(|f| f.line)
         .collect();
     faults.retain(|f| f.key.is_empty() || f.line.is_none() || !broken.contains(&f.line));
-    if faults.is_empty() { Ok(spec) } else { Err(faults) }
+    (spec, faults)
 }
 
 fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {

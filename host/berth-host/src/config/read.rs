@@ -85,6 +85,10 @@ impl<'a> Reader<'a> {
 
     /// Note a fault. `at` is a byte offset into the text.
     pub(super) fn fault(&self, at: Option<usize>, key: &str, message: String) {
+        // A file of nothing but faults is no manifest; its first ones say so.
+        if self.faults.borrow().len() >= MAX_FAULTS {
+            return;
+        }
         let position = at.map(|at| position(self.text, at));
         let fault = ManifestFault {
             file: self.file.to_owned(),
@@ -128,6 +132,9 @@ impl<'a> Reader<'a> {
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
 }
+
+/// Faults that are found in one run.
+const MAX_FAULTS: usize = 100;
 
 /// Line and column of a byte offset, from 1.
 pub(super) fn position(text: &str, at: usize) -> (usize, usize) {

@@ -36,6 +36,9 @@ const BACKLOG: i32 = 1024;
 /// How long to wait after an accept that failed for want of something (file descriptors, memory).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// How long operators have to take their last answer when the host stops.
+const ADMIN_GRACE: Duration = Duration::from_secs(2);
+
 /// Connections of operators at once.
 pub const ADMIN_CONNECTIONS: usize = 64;
 
@@ -147,7 +150,19 @@ pub async fn run_admin(host: Arc<Host>, bound: Bound, shutdown: Shutdown) {
             let answer = admin::answer(Arc::clone(&host), peer, request, stop.clone());
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        connection::run(stream, None, service, limits, shutdown.clone())
+        let stopping = shutdown.stopping();
+        let connection = connection::run(stream, None, service, limits, shutdown.clone());
+        async move {
+            // Somebody who follows the events and doesn't read them must not hold up the stop.
+            let late = async {
+                stopping.cancelled().await;
+                sleep(ADMIN_GRACE).await;
+            };
+            tokio::select! {
+                () = connection => {}
+                () = late => {}
+            }
+        }
     })
     .await;
 }

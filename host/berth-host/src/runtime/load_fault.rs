@@ -70,6 +70,16 @@ pub enum LoadFault {
         /// What happened, on one line.
         cause: String,
     },
+    /// The version that an operator chose can't be had any more.
+    #[error(
+        "the version that an operator has chosen, {digest}, is not kept, so it can't be served in another way: {reason}; deploy it again"
+    )]
+    NotKept {
+        /// The version.
+        digest: String,
+        /// Why.
+        reason: String,
+    },
     /// It isn't signed by anybody who is trusted.
     #[error(transparent)]
     Signature(#[from] SignatureFault),
@@ -121,6 +131,7 @@ impl LoadFault {
             Self::Start { .. } => "start-failed",
             Self::Signature(_) => "signature",
             Self::Compiler => "compiler-failed",
+            Self::NotKept { .. } => "not-kept",
         }
     }
 

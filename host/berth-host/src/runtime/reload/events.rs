@@ -14,6 +14,10 @@ use crate::runtime::load::Steps;
 
 /// Events that are kept.
 const KEPT: usize = 512;
+/// Bytes of a reason or of one fault.
+const MAX_REASON: usize = 8 * 1024;
+/// Faults of a manifest that are told.
+const MAX_FAULTS: usize = 100;
 /// Events that somebody who follows may be behind; then some are left out for them.
 const BEHIND: usize = 256;
 
@@ -192,6 +196,9 @@ pub struct Event {
     /// Why, as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why it isn't kept: a restart will not know of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
     /// What is wrong with a manifest, each with its place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
@@ -232,6 +239,7 @@ impl Event {
             share: None,
             code: None,
             reason: None,
+            not_kept: None,
             faults: Vec::new(),
             added: Vec::new(),
             changed: Vec::new(),
@@ -294,6 +302,7 @@ impl Event {
                     signed_by = self.signed_by.as_deref(),
                     share = self.share.as_deref(),
                     code = self.code,
+                    not_kept = self.not_kept.as_deref(),
                     total_us = steps.map(|s| s.total_us),
                     read_us = steps.map(|s| s.read_us),
                     verify_us = steps.map(|s| s.verify_us),
@@ -324,6 +333,26 @@ impl Event {
     }
 }
 
+/// On one line, of at most [`MAX_REASON`] bytes: a component chooses some of its words, and so does a path.
+fn bounded(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_REASON);
+    let cut = text.get(..end).unwrap_or_default();
+    cut.chars()
+        .map(|c| {
+            if c.is_control() || is_bidi(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Characters that change the direction of a text, and so what a line seems to say (CVE-2021-42574).
+fn is_bidi(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
+}
+
 /// The events of a host.
 #[derive(Debug)]
 pub struct Events {
@@ -346,6 +375,9 @@ impl Events {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.1 += 1;
         event.seq = kept.1;
+        event.reason = event.reason.as_deref().map(bounded);
+        event.faults.truncate(MAX_FAULTS);
+        event.faults.iter_mut().for_each(|fault| *fault = bounded(fault));
         event.log();
         let event = Arc::new(event);
         kept.0.push_back(Arc::clone(&event));

@@ -5,11 +5,15 @@
 //! every fault is told. What the rest of the manifest says (addresses, limits of the host, keys, the database) was built
 //! into the process at its start: a change there is named, and waits for the next one.
 
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use tokio::time::sleep;
+
 use super::events::{Event, Kind};
 use super::kept::By;
+use super::watch::read_whole;
 use super::{Held, Outcome, REST, Reloader, probe, start};
 use crate::config::{self, Environment, ManifestFault};
 use crate::error::Error;
@@ -18,6 +22,22 @@ use crate::runtime::plugin::{Ledger, LoadFault, Plugin, PluginSpec, Version};
 use crate::state::{Host, HostSpec};
 use crate::table::Table;
 
+/// The largest manifest that is followed, in bytes.
+const MAX_MANIFEST: u64 = 1024 * 1024;
+/// How often a manifest that takes plugins away is looked at, until it is taken as it is.
+const RESTS: u32 = 20;
+
+/// A manifest's text: of a regular file, whole, and not larger than it can be.
+fn read(file: &Path) -> Result<String, Vec<ManifestFault>> {
+    let fault = |message: String| vec![config::fault_at(file, "", &[], message)];
+    let bytes = read_whole(file, MAX_MANIFEST).map_err(|error| {
+        let text = error.to_string();
+        let prefix = format!("{}: ", file.display());
+        fault(text.strip_prefix(&prefix).unwrap_or(&text).to_owned())
+    })?;
+    String::from_utf8(bytes).map_err(|_| fault("it is not UTF-8".to_owned()))
+}
+
 /// What stands for the manifest where plugins stand by their names.
 pub(super) const MANIFEST: &str = "";
 
@@ -25,6 +45,7 @@ impl Reloader {
     /// The manifest's file may be another one, or a component that it waits for.
     pub(super) async fn manifest_changed(&mut self) {
         self.held.retain(|held| held.of != MANIFEST);
+        self.rested().await;
         match self.apply(By::File).await {
             Ok(_) => _ = self.told.remove(MANIFEST),
             Err(event) => self.held.push(Held {
@@ -32,6 +53,30 @@ impl Reloader {
                 event: *event,
                 until: Instant::now() + REST,
             }),
+        }
+    }
+
+    /// Wait until a manifest that would take plugins away has rested: one that is half-written is a manifest too, with less
+    /// in it.
+    async fn rested(&self) {
+        let mut before = None;
+        for _ in 0..RESTS {
+            let file = self.spec.file.clone();
+            let read = self.compiler.run(move || {
+                let text = read(&file)?;
+                let spec = config::parse(&file, &text, &Environment::of_process())?;
+                Ok::<_, Vec<ManifestFault>>((text, spec))
+            });
+            // What is faulty is held back elsewhere.
+            let Some(Ok((text, next))) = read.await else {
+                return;
+            };
+            let stays = |old: &PluginSpec| next.plugins.iter().any(|new| new.name == old.name);
+            if self.spec.plugins.iter().all(stays) || before.as_ref() == Some(&text) {
+                return;
+            }
+            before = Some(text);
+            sleep(REST).await;
         }
     }
 
@@ -58,7 +103,7 @@ impl Reloader {
         };
         let file = self.spec.file.clone();
         let read = self.compiler.run(move || -> Result<_, Vec<ManifestFault>> {
-            let text = config::read(&file)?;
+            let text = read(&file)?;
             let spec = config::parse(&file, &text, &Environment::of_process())?;
             Ok((text, spec))
         });
@@ -73,6 +118,12 @@ impl Reloader {
         if next == self.spec {
             self.wanted = None;
             return Ok(Arc::new(Event::new(Kind::Unchanged, by, None)));
+        }
+        if by == By::File && next.plugins.is_empty() && !self.spec.plugins.is_empty() {
+            return Err(refused(vec![format!(
+                "{}: it has no plugins any more, which is how a file looks that could not be written; if that is meant, read it again with SIGHUP",
+                next.file.display()
+            )]));
         }
         let before = self.host.table.load_full();
         let mut faults = Vec::new();

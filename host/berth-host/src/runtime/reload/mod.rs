@@ -291,6 +291,8 @@ impl Reloader {
             tokio::select! {
                 () = stop.cancelled() => return,
                 command = self.inbox.0.recv() => match command {
+                    // Whoever asked has left before it was begun.
+                    Some(Command { reply, .. }) if reply.is_closed() => {}
                     Some(Command { change, reply }) => {
                         let outcome = self.make(change).await;
                         // Whoever asked may have left.
@@ -525,9 +527,10 @@ impl Reloader {
         }
         drop(before);
         plugin.ledger.swaps.made();
-        let event = self.host.events.tell(event);
-        self.keep(plugin, &version, source, by, chosen).await;
-        event
+        let is_promised = chosen.is_some();
+        let not_kept = self.keep(plugin, &version, source, by, chosen).await;
+        event.not_kept = not_kept.filter(|_| is_promised);
+        self.host.events.tell(event)
     }
 
     /// Tell what the two versions of a swap cost when the new one has answered some requests more than it had before.
@@ -552,7 +555,7 @@ impl Reloader {
         source: Source,
         by: By,
         chosen: Option<Option<String>>,
-    ) {
+    ) -> Option<String> {
         let keep = self.spec.reload.keep;
         let digest = version.sha256.clone();
         let state = self.state(&plugin.name);
@@ -570,11 +573,11 @@ impl Reloader {
             state.chosen = Some(kept::Chosen { digest, file });
         }
         let state = state.clone();
-        self.write(plugin, Some(source), state).await;
+        self.write(plugin, Some(source), state).await
     }
 
     /// Write what is kept of a plugin: after the switch, so that nobody waits for the disk but whoever asked.
-    async fn write(&self, plugin: &Plugin, source: Option<Source>, state: State) {
+    async fn write(&self, plugin: &Plugin, source: Option<Source>, state: State) -> Option<String> {
         let name = plugin.name.clone();
         self.kept(
             plugin,
@@ -586,27 +589,28 @@ impl Reloader {
                 kept.record(&name, &state)
             },
         )
-        .await;
+        .await
     }
 
     /// Do this with what is kept, if anything is, on a thread that may wait for the disk. Serving goes on without it, so a
-    /// failure is a warning: `then` is what it means.
+    /// failure is a warning, `then` is what it means, and is given back for whoever was promised that it is kept.
     async fn kept(
         &self,
         plugin: &Plugin,
         then: &str,
         act: impl FnOnce(&Kept) -> Result<(), KeptError> + Send + 'static,
-    ) {
+    ) -> Option<String> {
         let Some(kept) = self.host.services.kept.clone() else {
-            return;
+            return Some("this host keeps no versions: it has no data folder that it can use".to_owned());
         };
         let done = tokio::task::spawn_blocking(move || act(&kept)).await;
         let failed = match done {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return None,
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
         tracing::warn!(target: "berth::swap", plugin = plugin.name, "{then}: {failed}");
+        Some(failed)
     }
 
     /// A fault is told when the file has rested, and only if it wasn't told last.

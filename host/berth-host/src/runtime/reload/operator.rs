@@ -241,7 +241,6 @@ impl Reloader {
         // Only now: a trial that has ended gives nobody the candidate any more.
         canary.trial.cancel();
         plugin.ledger.swaps.made();
-        let event = self.host.events.tell(event);
         let file = self.file_digest(plugin).await;
         let keep = self.spec.reload.keep;
         let state = self.state(&plugin.name);
@@ -260,8 +259,8 @@ impl Reloader {
             file,
         });
         let state = state.clone();
-        self.write(plugin, None, state).await;
-        Ok(event)
+        event.not_kept = self.write(plugin, None, state).await;
+        Ok(self.host.events.tell(event))
     }
 
     async fn roll_back(&mut self, plugin: &Arc<Plugin>, to: Option<String>) -> Outcome {
@@ -333,7 +332,7 @@ impl Reloader {
         let state = self.state(&plugin.name);
         state.disabled = disabled;
         let state = state.clone();
-        self.write(plugin, None, state).await;
+        event.not_kept = self.write(plugin, None, state).await;
         self.host.events.tell(event)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::kept::{AtStart, Because, State};
 use crate::runtime::engine::Runtime;
-use crate::runtime::load::{Source, load_source};
+use crate::runtime::load::{Source, load_source, short};
 use crate::runtime::load_fault::LoadFault;
 use crate::runtime::plugin::{PluginSpec, Version};
 use crate::services::Services;
@@ -26,6 +26,14 @@ pub fn load_changed(
         if !is_chosen {
             return load_source(runtime, spec, &file?);
         }
+    }
+    let digest = file.as_ref().ok().map(|source| source.sha256.as_str());
+    if let AtStart::Kept(chosen, Because::Chosen) = state.at_start(digest) {
+        // Nothing stands in for that either.
+        return load_kept(runtime, spec, services, &chosen).map_err(|reason| LoadFault::NotKept {
+            digest: short(&chosen).to_owned(),
+            reason,
+        });
     }
     load_from(runtime, spec, services, state, file)
 }

@@ -373,6 +373,7 @@ fn last_act_wins_at_a_start() {
                             file: file.cloned(),
                         }),
                         disabled: false,
+                        candidate: None,
                     };
                     let (has_chosen, has_current) = (
                         choice.is_some() && kept.contains(&&chosen),
