@@ -36,6 +36,13 @@ pub fn handler_of(wasi: &str, imports: &str) -> Built {
     build(&handler_text(wasi, imports))
 }
 
+/// A `wasi:http` 0.2 handler that does this, in the text format, when it is instantiated.
+pub fn handler_at_start(instructions: &str) -> Vec<u8> {
+    let main = format!("(memory 1) (func $start {instructions}) (start $start)");
+    let text = handler_text("0.2.6", "").replace("(memory 1)", &main);
+    wat::parse_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
 fn handler_text(wasi: &str, imports: &str) -> String {
     format!(
         r#"(component

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Family {
     /// Its name.
     pub name: String,
-    /// `counter`, `gauge` or `histogram`.
+    /// `counter`, `gauge`, `histogram` or `summary`; the last without quantiles.
     pub kind: String,
     /// What it means.
     pub help: String,
@@ -19,7 +19,7 @@ pub struct Family {
 /// One line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The metric's name, with `_bucket`, `_sum` or `_count` where it is a histogram's.
+    /// The metric's name, with `_bucket`, `_sum` or `_count` where it is one of several.
     pub name: String,
     /// Names and values, in their order.
     pub labels: Vec<(String, String)>,
@@ -62,7 +62,7 @@ pub fn parse(text: &str) -> Result<Vec<Family>, String> {
             if helped != name || !is_name(name) {
                 return Err(wrong("TYPE of another metric, or of no name"));
             }
-            if !["counter", "gauge", "histogram"].contains(&kind) {
+            if !["counter", "gauge", "histogram", "summary"].contains(&kind) {
                 return Err(wrong("no such type"));
             }
             if !names.insert(name.to_owned()) {
@@ -80,6 +80,7 @@ pub fn parse(text: &str) -> Result<Vec<Family>, String> {
             let suffix = sample.name.strip_prefix(&family.name);
             let fits = match family.kind.as_str() {
                 "histogram" => matches!(suffix, Some("_bucket" | "_sum" | "_count")),
+                "summary" => matches!(suffix, Some("_sum" | "_count")),
                 _ => suffix == Some(""),
             };
             if !fits {
@@ -103,6 +104,9 @@ pub fn parse(text: &str) -> Result<Vec<Family>, String> {
     }
     for family in families.iter().filter(|f| f.kind == "histogram") {
         histogram(family)?;
+    }
+    for family in families.iter().filter(|f| f.kind == "summary") {
+        summary(family)?;
     }
     Ok(families)
 }
@@ -160,10 +164,11 @@ fn sample(line: &str) -> Result<Sample, String> {
     })
 }
 
-/// Per series: bounds ascend, counts don't fall, `+Inf` is last and equals `_count`, and there is a `_sum`.
-fn histogram(family: &Family) -> Result<(), String> {
-    type Series<'a> = BTreeMap<Vec<(&'a str, &'a str)>, Vec<&'a Sample>>;
-    let mut series: Series<'_> = BTreeMap::new();
+type Series<'a> = BTreeMap<Vec<(&'a str, &'a str)>, Vec<&'a Sample>>;
+
+/// The samples of each series.
+fn series(family: &Family) -> Series<'_> {
+    let mut series = Series::new();
     for sample in &family.samples {
         let key = sample
             .labels
@@ -173,7 +178,26 @@ fn histogram(family: &Family) -> Result<(), String> {
             .collect();
         series.entry(key).or_default().push(sample);
     }
-    for (labels, samples) in series {
+    series
+}
+
+/// Per series: one `_sum` and one `_count`.
+fn summary(family: &Family) -> Result<(), String> {
+    for (labels, samples) in series(family) {
+        let of = |suffix: &str| {
+            let name = format!("{}{suffix}", family.name);
+            samples.iter().filter(|s| s.name == name).count()
+        };
+        if (of("_sum"), of("_count")) != (1, 1) {
+            return Err(format!("{}{labels:?}: one _sum and one _count", family.name));
+        }
+    }
+    Ok(())
+}
+
+/// Per series: bounds ascend, counts don't fall, `+Inf` is last and equals `_count`, and there is a `_sum`.
+fn histogram(family: &Family) -> Result<(), String> {
+    for (labels, samples) in series(family) {
         let wrong = |why: &str| format!("{}{labels:?}: {why}", family.name);
         let of = |suffix: &str| {
             samples
@@ -222,7 +246,9 @@ mod tests {
     #[test]
     fn broken_texts_are_refused() {
         let histogram = "# HELP h H.\n# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"+Inf\"} 2\nh_sum 3\nh_count 2\n";
+        let summary = "# HELP s S.\n# TYPE s summary\ns_sum{x=\"y\"} 3\ns_count{x=\"y\"} 2\n";
         assert!(parse(histogram).is_ok());
+        assert!(parse(summary).is_ok());
         for (good, from, to) in [
             (GOOD, "# HELP a_total A.\n", ""),
             (GOOD, "# TYPE a_total counter\n", ""),
@@ -239,6 +265,10 @@ mod tests {
             (histogram, "h_bucket{le=\"+Inf\"} 2\n", ""),
             (histogram, "le=\"1\"} 1", "le=\"1\"} 3"),
             (histogram, "le=\"1\"", "le=\"one\""),
+            (summary, "s_sum{x=\"y\"} 3\n", ""),
+            (summary, "s_count{x=\"y\"} 2\n", "s_count{x=\"z\"} 2\n"),
+            (summary, "s_sum", "s_bucket"),
+            (summary, "s_count", "s"),
         ] {
             let bad = good.replacen(from, to, 1);
             assert_ne!(bad, good);

@@ -36,7 +36,7 @@ use crate::wire::{Connection, Ended, Response, head, request, request_as};
 /// `berth serve` follows the files, as `berth up` does.
 pub const WATCH: &str = "[reload]\nwatch = true";
 
-/// The built component `hello`, as it is.
+/// A built component, as it is: `built("hello")`.
 pub fn built(name: &str) -> Vec<u8> {
     let path = guest(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -147,6 +147,14 @@ impl Site {
         std::fs::rename(self.at(&spare), self.at(name)).expect("a file can be renamed");
     }
 
+    /// The log of the last berth that was started here.
+    pub fn log(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.at("log.jsonl")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
     /// Start a berth here.
     pub fn start(&self, manifest: &Manifest) -> Berth {
         self.start_by(command(), manifest)
@@ -198,15 +206,15 @@ impl Caller {
             loop {
                 connection.send(head("GET", &path, &[], 0));
                 let answer = connection.response("GET");
-                if answer.is_none() {
-                    connection = Connection::open(address);
-                }
+                let again = answer.is_none().then(|| Connection::try_open(address));
                 let mut shared = lock(&of);
                 shared.seen.count(answer);
-                if shared.over {
+                // Nobody is there any more.
+                if shared.over || matches!(again, Some(None)) {
                     return;
                 }
                 drop(shared);
+                connection = again.flatten().unwrap_or(connection);
                 // Not a benchmark: what is tested needs the processor as well.
                 thread::sleep(Duration::from_millis(1));
             }
@@ -357,11 +365,11 @@ impl Operator {
         self.get(&format!("/admin/plugins/{name}"))
     }
 
-    /// The digest of the version that a plugin serves.
+    /// The digest of the version that a plugin serves, as versions are shown.
     #[track_caller]
     pub fn serves(&self, plugin: &str) -> String {
         let plugin = self.plugin(plugin);
-        plugin["digest"].as_str().unwrap_or_default().to_owned()
+        plugin["version"].as_str().unwrap_or_default().to_owned()
     }
 
     /// A plugin in the health report.

@@ -1,4 +1,5 @@
-//! The data folder: what berth keeps on this machine besides the database. Its key material, and the private Postgres.
+//! The data folder: what berth keeps on this machine besides the database. Its key material, versions of plugins, and the
+//! private Postgres.
 //!
 //! One process at a time: the folder is locked as long as it is open (`flock(2)`, so that a process that dies lets go).
 //!
@@ -8,6 +9,8 @@
 //! | `master.key` | 32 random bytes that every derived key of this node comes from |
 //! | `tokens.json` | the key ring of access tokens |
 //! | `admin.token` | what the operator's commands show to the admin API |
+//! | `plugins/` | kept versions of plugins; see [`crate::runtime::reload::kept`] |
+//! | `cache/` | their machine code; see [`crate::runtime::cache`] |
 //! | `postgres/`, `postgres.password`, `socket/` | the private cluster, its password, the folder of its socket |
 
 use std::fs::{File, OpenOptions};

@@ -274,9 +274,8 @@ async fn caller(
         Access::Role(role) => Some(role),
     };
     let plugin = route.auth.as_ref().ok_or(Error::AuthUnavailable)?;
-    let version = &version(plugin, record, None)
-        .map_err(|_| Error::AuthUnavailable)?
-        .0;
+    let chosen = version(plugin, record, None).map_err(|_| Error::AuthUnavailable)?;
+    let (version, part) = (&chosen.0, &chosen.1);
     let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
     let Some(first) = given.next() else {
         return Err(Error::Unauthenticated { token_given: false });
@@ -301,7 +300,8 @@ async fn caller(
     }
     // Given back before the request's own place is asked for, so that the two can't wait for each other.
     let admission = place(host, record, plugin, version).await?;
-    let principal = auth::authenticate(
+    let started = Instant::now();
+    let answered = auth::authenticate(
         host,
         record,
         plugin,
@@ -310,7 +310,12 @@ async fn caller(
         info(record, request),
         Bearer { claims, ours },
     )
-    .await?;
+    .await;
+    if let Some(part) = part {
+        let failed = matches!(answered, Err(Error::AuthUnavailable));
+        part.trial.count(part.side, failed, started.elapsed());
+    }
+    let principal = answered?;
     match role {
         Some(role) if !principal.roles.contains(role) => Err(Error::Forbidden { role: role.clone() }),
         _ => Ok(Some(principal)),

@@ -26,6 +26,8 @@ Examples:
   berth routes --json              what is served where
   berth keys rotate tokens         sign access tokens with a new key
   berth user list                  the accounts of the running host
+  berth plugin deploy greeter greeter.wasm
+                                   swap a plugin of the running host
 
 A manifest of six lines:
   [plugins.hello]
@@ -59,6 +61,13 @@ pub(crate) enum Command {
     /// run it as the user that runs the host. Every change takes effect at once.
     #[command(after_help = USER_EXAMPLES)]
     User(UserArgs),
+    /// Look at, swap and roll back the plugins of a running host.
+    ///
+    /// Asks the admin API of the host that serves this manifest, on this machine, with the token of its data folder:
+    /// run it as the user that runs the host. No change ends a request: those that have begun finish on the version
+    /// that they began with.
+    #[command(after_help = PLUGIN_EXAMPLES)]
+    Plugin(PluginArgs),
 }
 
 const KEYS_EXAMPLES: &str = "\
@@ -151,6 +160,120 @@ pub(crate) enum UserCommand {
     },
 }
 
+const PLUGIN_EXAMPLES: &str = "\
+Examples:
+  berth plugin list                             what serves, since when, and how well
+  berth plugin show greeter                     all of one plugin, with the versions that are kept
+  berth plugin deploy greeter greeter.wasm      check, try and swap; a component that doesn't fit changes nothing
+  berth plugin deploy greeter greeter.wasm --canary 10% --promote-after 500
+                                                a tenth of the callers first; all of them after 500 good requests
+  berth plugin promote greeter                  all of them now
+  berth plugin rollback greeter                 back to the version before
+  berth plugin rollback greeter --to 1a2b3c     back to a kept version, by the first digits of its digest
+  berth plugin disable greeter                  its routes answer 503 until `enable`
+  berth plugin logs greeter --follow            what it and the host say, as it comes
+  berth plugin events --follow                  every swap, every refusal, and why
+
+A signature beside the component (greeter.wasm.minisig) is sent with it.
+An operator's choice outlives a restart, until the plugin's own file changes: the last act wins.";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PluginArgs {
+    #[command(subcommand)]
+    pub(crate) command: PluginCommand,
+    /// The manifest of the running host, for its admin address and data folder.
+    #[arg(long, short, value_name = "FILE", default_value = "berth.toml", global = true)]
+    pub(crate) config: PathBuf,
+    /// Print JSON; with `--follow`, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PluginCommand {
+    /// List the plugins: which version serves, since when, and how well.
+    List,
+    /// Show one plugin: what it may and needs, its measurements, and the versions that are kept.
+    Show {
+        /// Its name in the manifest.
+        plugin: String,
+    },
+    /// Send a component, and serve it if it fits: it is checked, compiled and tried before anything changes.
+    Deploy {
+        /// The plugin's name in the manifest.
+        plugin: String,
+        /// The component. FILE.minisig beside it is its signature.
+        file: PathBuf,
+        /// Let a share of the callers try it first, as in 10%. It is dropped by itself if it does worse.
+        #[arg(long, value_name = "SHARE", value_parser = share)]
+        canary: Option<u8>,
+        /// Serve it to all after so many requests of its trial.
+        #[arg(long, value_name = "REQUESTS", requires = "canary", value_parser = clap::value_parser!(u64).range(1..))]
+        promote_after: Option<u64>,
+    },
+    /// Go back to the version before, or to another one that is kept.
+    Rollback {
+        /// The plugin's name in the manifest.
+        plugin: String,
+        /// The first digits of the version's digest, at least 4; `show` lists them.
+        #[arg(long, value_name = "VERSION", value_parser = prefix)]
+        to: Option<String>,
+    },
+    /// End the trial of a version: it serves all callers.
+    Promote {
+        /// The plugin's name in the manifest.
+        plugin: String,
+    },
+    /// Take a plugin out of service: its routes answer 503. Nothing is lost.
+    Disable {
+        /// The plugin's name in the manifest.
+        plugin: String,
+    },
+    /// Put a plugin back into service.
+    Enable {
+        /// The plugin's name in the manifest.
+        plugin: String,
+    },
+    /// Show what a plugin says, and what the host says of it, oldest first.
+    Logs {
+        /// The plugin's name in the manifest.
+        plugin: String,
+        /// How many lines at most.
+        #[arg(long, value_name = "NUMBER", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        /// Go on with what comes, until Ctrl-C.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Show what has happened to the plugins, newest first; with `--follow`, oldest first.
+    Events {
+        /// Only to this one.
+        plugin: Option<String>,
+        /// How many at most.
+        #[arg(long, value_name = "NUMBER", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        /// Go on with what comes, until Ctrl-C.
+        #[arg(long, short)]
+        follow: bool,
+    },
+}
+
+/// Percent of the callers.
+fn share(text: &str) -> Result<u8, String> {
+    match text.strip_suffix('%').unwrap_or(text).parse() {
+        Ok(percent @ 1..=99) => Ok(percent),
+        _ => Err("a share is 1% to 99%; without --canary, all callers get the version at once".to_owned()),
+    }
+}
+
+/// The beginning of a digest.
+fn prefix(text: &str) -> Result<String, String> {
+    match (4..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("a version is named by 4 to 64 hexadecimal digits of its digest".to_owned()),
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     /// The manifest. Relative paths in it are relative to its folder.
@@ -227,4 +350,100 @@ pub(crate) struct RotateArgs {
 pub(crate) enum RotatedKeys {
     /// Of access tokens.
     Tokens,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn plugin(arguments: &[&str]) -> Result<PluginArgs, String> {
+        let all = ["berth", "plugin"].iter().chain(arguments);
+        match Args::try_parse_from(all)
+            .map_err(|error| error.to_string())?
+            .command
+        {
+            Command::Plugin(args) => Ok(args),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    /// The commands of a text of examples.
+    fn examples(text: &str) -> Vec<Vec<&str>> {
+        let commands = text.lines().filter(|line| line.starts_with("  berth "));
+        commands
+            .map(|line| {
+                line.trim()
+                    .split("   ")
+                    .next()
+                    .unwrap()
+                    .split_whitespace()
+                    .collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn examples_are_commands() {
+        let all: Vec<Vec<&str>> = [EXAMPLES, KEYS_EXAMPLES, USER_EXAMPLES, PLUGIN_EXAMPLES]
+            .into_iter()
+            .flat_map(examples)
+            .collect();
+        assert!(all.len() > 25, "{all:?}");
+        for command in all {
+            let parsed = Args::try_parse_from(&command);
+            assert!(parsed.is_ok(), "{command:?}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn deploy_takes_a_share_with_or_without_its_sign() {
+        for share in ["10%", "10"] {
+            let args = plugin(&[
+                "deploy",
+                "hello",
+                "x.wasm",
+                "--canary",
+                share,
+                "--promote-after",
+                "500",
+            ]);
+            assert!(
+                matches!(
+                    args.unwrap().command,
+                    PluginCommand::Deploy {
+                        canary: Some(10),
+                        promote_after: Some(500),
+                        ..
+                    }
+                ),
+                "{share}"
+            );
+        }
+        for share in ["0", "0%", "100%", "-1", "1.5%", "%", "10%%", "ten"] {
+            let error = plugin(&["deploy", "hello", "x.wasm", &format!("--canary={share}")]).unwrap_err();
+            assert!(error.contains("a share is 1% to 99%"), "{share}: {error}");
+        }
+        let alone = plugin(&["deploy", "hello", "x.wasm", "--promote-after", "5"]).unwrap_err();
+        assert!(alone.contains("--canary"), "{alone}");
+    }
+
+    #[test]
+    fn version_is_named_by_at_least_four_digits() {
+        let args = plugin(&[
+            "rollback", "hello", "--to", "1A2b", "--json", "--config", "x.toml",
+        ])
+        .unwrap();
+        assert!(matches!(args.command, PluginCommand::Rollback { to: Some(to), .. } if to == "1a2b"));
+        assert!(args.json && args.config.ends_with("x.toml"));
+        for to in ["1a2", "xyzw", "", &"a".repeat(65), "../.."] {
+            let error = plugin(&["rollback", "hello", &format!("--to={to}")]).unwrap_err();
+            assert!(error.contains("4 to 64 hexadecimal digits"), "{to}: {error}");
+        }
+    }
 }

@@ -9,7 +9,9 @@ mod client;
 mod inspected;
 mod keys;
 mod log;
+mod plugin;
 mod stop;
+mod text;
 mod user;
 
 use std::process::ExitCode;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Routes(args) => check::routes(&args),
         Command::Keys(command) => keys::run(&command),
         Command::User(args) => user::run(&args),
+        Command::Plugin(args) => plugin::run(&args),
     }
 }
 
@@ -193,7 +196,7 @@ async fn serve_with(
     let watch = spec.reload.watch.unwrap_or(development);
     let reloader = Reloader::new(&host, spec, watch, development)
         .map_err(|error| format!("the thread that compiles can't be started: {error}"))?;
-    tokio::spawn(reloader.run(shutdown.stopping()));
+    let changes = tokio::spawn(reloader.run(shutdown.stopping()));
     tokio::spawn(stop::reload_on_hangup(Arc::clone(&host)));
     tokio::spawn(listen::sweep(Arc::clone(&host), shutdown.clone()));
     if let Some(admin) = operators {
@@ -204,6 +207,7 @@ async fn serve_with(
     stop::wait(&host, &shutdown, signals)
         .await
         .map_err(|stopped| stopped.to_string())?;
+    stop::finish(changes).await;
     tracing::info!(target: "berth", "stopped");
     Ok(())
 }

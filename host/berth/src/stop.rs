@@ -8,9 +8,12 @@ use berth_host::listen::Shutdown;
 use berth_host::runtime::reload::Change;
 use berth_host::state::Host;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
 /// How long a stop waits for the last spans to be delivered.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How long it waits for a change that is being made: most of one is compiling, a Python component in 2 s.
+const CHANGE: Duration = Duration::from_secs(5);
 
 /// The signals that ask for a stop. Caught from when this is made.
 pub(crate) struct Signals {
@@ -90,4 +93,11 @@ pub(crate) async fn wait(host: &Host, shutdown: &Shutdown, mut signals: Signals)
         telemetry.stop(if at_once { Duration::ZERO } else { FLUSH }).await;
     }
     stopped
+}
+
+/// Wait until no change is made any more, so that the next start knows what served last.
+pub(crate) async fn finish(changes: JoinHandle<()>) {
+    if tokio::time::timeout(CHANGE, changes).await.is_err() {
+        tracing::warn!(target: "berth", "stopped in the middle of a change, after {} s: the next start may not know of it", CHANGE.as_secs());
+    }
 }

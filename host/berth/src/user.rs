@@ -2,16 +2,15 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
 
 use berth_host::config::{self, Environment};
 use http::Method;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::args::{UserArgs, UserCommand};
 use crate::check;
 use crate::client::{Client, ClientError};
+use crate::text::{columns, escape, pretty, text, time};
 use crate::{EXIT_FAILED, EXIT_FAULTY};
 
 /// The most accounts of one answer.
@@ -151,7 +150,7 @@ async fn one(
         .call(method, &path, body)
         .await
         .map_err(|error| match error {
-            ClientError::Refused(code, _) if code == "user-not-found" => {
+            ClientError::Refused(refusal) if refusal.code == "user-not-found" => {
                 format!("there is no account {user:?}; `berth user list` shows them")
             }
             error => error.to_string(),
@@ -195,37 +194,6 @@ async fn confirm(client: &Client, user: &str) -> Result<(), String> {
     }
 }
 
-fn escape(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
-}
-
-/// A member for people: without what would move their cursor.
-fn text(value: &Value, member: &str) -> String {
-    let text = match value.get(member) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(list)) => list
-            .iter()
-            .filter_map(Value::as_str)
-            .collect::<Vec<_>>()
-            .join(", "),
-        Some(Value::Null) | None => String::new(),
-        Some(other) => other.to_string(),
-    };
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
-fn time(value: &Value, member: &str) -> String {
-    let milliseconds = value.get(member).and_then(Value::as_u64).unwrap_or(0);
-    match UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)) {
-        Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
-        None => String::new(),
-    }
-}
-
 fn state(user: &Value) -> &'static str {
     match user.get("active").and_then(Value::as_bool) {
         Some(true) => "active",
@@ -262,28 +230,6 @@ fn audit_table(entries: &[Value]) -> String {
         ["TIME", "ACTION", "OUTCOME", "ACCOUNT", "FROM", "BY", "DETAIL"],
         rows,
     )
-}
-
-/// Rows below their heads, as wide as they must be.
-fn columns<const N: usize>(heads: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(heads.map(str::to_owned)).chain(rows).collect();
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let line = |row: &[String; N]| {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
 }
 
 fn lines(user: &Value) -> String {
@@ -336,6 +282,5 @@ mod tests {
             "ID                                    EMAIL            STATE   CREATED               ROLES\n\
              01920000-0000-7000-8000-000000000001  ada@example.com  active  2025-01-01T00:00:00Z  admin, ops\n"
         );
-        assert_eq!(escape("a b/?#@ü"), "a%20b%2F%3F%23%40%C3%BC");
     }
 }

@@ -22,7 +22,7 @@ Usage: cargo xtask up [-- ARGUMENTS]
 
 ARGUMENTS go to `berth up` as they are; `cargo xtask up -- --help` lists them.
 Stop it with Ctrl-C: requests in flight are finished first; a second Ctrl-C stops at once.
-A changed guest is served after a restart: Ctrl-C, then the same command again.
+A changed guest is served as soon as it is built again: `cargo xtask guests` in another terminal.
 
 Accounts and keys stay in plugins/.berth between runs, or where BERTH_DATA_DIR says; as root in a checkout that the
 user `postgres` can't get into, below /var/lib/berth.";

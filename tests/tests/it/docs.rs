@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use berth_tests::berth::{command, run};
+use berth_tests::berth::{command, eventually, run};
 use berth_tests::store::Store;
 use berth_tests::{guest, program, root, wire};
 use tempfile::TempDir;
@@ -52,8 +52,14 @@ impl Drop for Running {
     }
 }
 
-/// Start something that ends up as `berth`, and wait for its addresses.
+/// Start something that ends up as `berth`, and wait for its address.
 pub(crate) fn start(command: &mut Command) -> (Running, SocketAddr) {
+    let (running, address, _) = start_with_admin(command);
+    (running, address)
+}
+
+/// The same with the address for operators.
+fn start_with_admin(command: &mut Command) -> (Running, SocketAddr, SocketAddr) {
     command
         .env("BERTH_HTTP_LISTEN", "127.0.0.1:0")
         .env("BERTH_ADMIN_LISTEN", "127.0.0.1:0");
@@ -65,16 +71,17 @@ pub(crate) fn start(command: &mut Command) -> (Running, SocketAddr) {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let running = Running(child);
-    let address = lines
-        .by_ref()
-        .map_while(Result::ok)
-        .find_map(|l| {
-            l.strip_prefix("berth listens on http://")
-                .map(|a| a.parse().unwrap())
-        })
-        .expect("it says where it listens");
+    let mut address = |prefix: &str| -> SocketAddr {
+        let mut said = lines.by_ref().map_while(Result::ok);
+        let found = said.find_map(|l| l.strip_prefix(prefix).map(|a| a.parse().unwrap()));
+        found.expect("it says where it listens")
+    };
+    let (callers, operators) = (
+        address("berth listens on http://"),
+        address("berth admin on http://"),
+    );
     assert!(lines.map_while(Result::ok).any(|l| l.starts_with("ready in ")));
-    (running, address)
+    (running, callers, operators)
 }
 
 /// Run every `$ …` of the `console` blocks, each block in a shell of its own, and compare what they print. How many
@@ -128,6 +135,11 @@ fn readme_two_commands_and_first_requests_work() {
         "cargo xtask up",
         // Whoever runs this test.
         "cargo xtask test",
+        // This test.
+        "target/debug/berth plugin deploy hello target/plugins/hello-p3.wasm --config plugins/berth.toml",
+        "target/debug/berth plugin show hello --config plugins/berth.toml",
+        "target/debug/berth plugin rollback hello --config plugins/berth.toml",
+        "target/debug/berth plugin events --config plugins/berth.toml",
         // `commands_for_operators_work`.
         "target/debug/berth check --config plugins/berth.toml",
         "target/debug/berth check target/plugins/hello.wasm",
@@ -135,6 +147,8 @@ fn readme_two_commands_and_first_requests_work() {
         // `store_tokens::keys_rotate_while_the_host_serves`.
         "target/debug/berth keys list --config plugins/berth.toml",
         "target/debug/berth keys rotate tokens --config plugins/berth.toml",
+        // This test.
+        "target/debug/berth plugin list --config plugins/berth.toml",
         // `store_user_command`.
         "target/debug/berth user list --config plugins/berth.toml",
         "target/debug/berth --help",
@@ -158,14 +172,61 @@ fn readme_two_commands_and_first_requests_work() {
     let store = Store::private();
     up.env("BERTH_DATA_DIR", store.data());
     up.args(["xtask", "up"]).current_dir(root());
-    let (running, address) = start(&mut up);
+    let (running, address, admin) = start_with_admin(&mut up);
     assert_eq!(curls_answer(&readme, address), 9);
+    swaps_answer(&readme, &store, (address, admin));
     // Stopped and started again, the account is still there.
     drop(running);
     let (_running, address) = start(&mut up);
     let login = r#"{"email":"ada@example.com","password":"correct horse battery"}"#;
     let answer = wire::post_json(address, "/api/v1/auth/login", login);
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// The README's `berth plugin` commands, in its order, against the host that `up` has started: each answer by the version
+/// that serves then, and not one that fails.
+fn swaps_answer(readme: &str, store: &Store, (address, admin): (SocketAddr, SocketAddr)) {
+    let kind = || -> String {
+        let health = wire::get(address, "/health").json();
+        let plugins = health["plugins"].as_array().unwrap();
+        let hello = plugins.iter().find(|plugin| plugin["name"] == "hello").unwrap();
+        hello["kind"].as_str().unwrap().to_owned()
+    };
+    let mut ran = 0;
+    for line in commands(readme) {
+        let Some(arguments) = line.strip_prefix("target/debug/berth plugin ") else {
+            continue;
+        };
+        let component = guest("hello-p3");
+        let arguments = arguments.replace("target/plugins/hello-p3.wasm", component.to_str().unwrap());
+        let out = command()
+            .args(["plugin"])
+            .args(arguments.split(' '))
+            .current_dir(root())
+            .env("BERTH_ADMIN_LISTEN", admin.to_string())
+            .env("BERTH_DATA_DIR", store.data())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(
+            out.status.success(),
+            "{line}: {said}{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert!(said.contains("hello"), "{line}: {said}");
+        assert_eq!(
+            wire::get(address, "/hello/world").text(),
+            "Hello, world.\n",
+            "after {line}"
+        );
+        match arguments.split(' ').next() {
+            Some("deploy") => assert!(kind().contains("0.3"), "{}", kind()),
+            Some("rollback") => assert!(kind().contains("0.2"), "{}", kind()),
+            _ => {}
+        }
+        ran += 1;
+    }
+    assert_eq!(ran, 5);
 }
 
 #[test]
@@ -245,6 +306,8 @@ fn table_of_keys_has_every_key_and_its_default() {
         "identity",
         "limits",
         "telemetry",
+        "reload",
+        "signatures",
     ] {
         let out = run(&format!("[{section}]\nqqqqqqqqqqqqqqqq = 1\n"), &["check"], &[]);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -437,6 +500,8 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
         "berth check target/wasm32-wasip2/release/greeter.wasm",
         "berth check",
         "berth up",
+        "sed -i 's/You asked for/You want/' src/lib.rs",
+        "cargo build --release --target wasm32-wasip2",
         "cp -r ../berth/wit/host wit",
         "cargo add wit-bindgen@0.63 --no-default-features --features macros,realloc",
         "cargo build --release --target wasm32-wasip2",
@@ -503,17 +568,25 @@ fn plugin_authors_get_from_nothing_to_a_running_handler() {
         );
     }
     assert!(berth.ends_with("berth"));
+    let (before, after) = text.split_at(text.find("## Save and see").unwrap());
     let (running, address) = start(command().arg("up").current_dir(&crate_folder));
-    assert_eq!(curls_answer(text, address), 1);
+    assert_eq!(curls_answer(before, address), 1);
+    for step in &steps[8..10] {
+        shell(step, &crate_folder);
+    }
+    eventually("the new version serves", || {
+        wire::get(address, "/greet/me").text().starts_with("You want")
+    });
+    assert_eq!(curls_answer(after, address), 1);
     drop(running);
 
     // And on with Postgres.
     std::os::unix::fs::symlink(root(), folder.path().join("berth")).unwrap();
-    for step in &steps[8..10] {
+    for step in &steps[10..12] {
         shell(step, &crate_folder);
     }
     write_parts(with_postgres);
-    shell(&steps[10], &crate_folder);
+    shell(&steps[12], &crate_folder);
     let store = Store::new();
     let mut up = command();
     up.arg("up").current_dir(&crate_folder).envs(store.environment());

@@ -72,6 +72,8 @@ fn memory_bomb_is_told_apart_from_a_crash() {
         0.0,
         "the budget is given back"
     );
+    let peak = berth.metric("berth_plugin_memory_peak_bytes", &["memory-bomb"]);
+    assert!(peak > 0.0 && peak <= 16.0 * 1_048_576.0, "{peak}");
 }
 
 #[test]

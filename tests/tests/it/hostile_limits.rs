@@ -116,6 +116,28 @@ fn instance_that_leaks_memory_is_given_up() {
 }
 
 #[test]
+fn memory_of_an_earlier_request_is_counted_for_the_next_one_of_the_instance() {
+    let berth = Manifest::new()
+        .handler_with("fixtures/leak", "reuse = \"serial\"")
+        .start();
+    let of = ["leak"];
+    let after = |path: &str, runs: f64| {
+        assert_eq!(berth.get(path).status, 200);
+        // A run is counted a moment after its answer.
+        berth.metric_becomes("berth_plugin_memory_bytes_count", &of, |n| n == runs);
+        berth.metric_becomes("berth_instances_idle", &[], |n| n == 1.0);
+        berth.metric("berth_plugin_memory_bytes_sum", &of)
+    };
+    let first = after("/leak/memory/0", 1.0);
+    assert!(first >= 65_536.0, "{first} bytes are not a page");
+    let grown = after("/leak/memory/1024", 2.0) - first;
+    assert!(grown >= first + 1_048_576.0, "{first} bytes grew to {grown}");
+    let kept = after("/leak/memory/0", 3.0) - first - grown;
+    assert_eq!(kept, grown);
+    assert_eq!(berth.metric("berth_plugin_memory_peak_bytes", &of), grown);
+}
+
+#[test]
 fn instance_that_leaks_a_little_is_used_again_and_then_given_up() {
     for (fixture, path) in [
         ("fixtures/leak", "/leak/fields"),

@@ -1,8 +1,9 @@
 //! Components that can't be served: the host starts, their routes answer 503, the reason is named where operators look.
 
 use std::path::Path;
+use std::process::Command;
 
-use berth_tests::berth::{Berth, Manifest};
+use berth_tests::berth::{Berth, Manifest, run};
 use berth_tests::components::{self, WRITE, handler, handler_of, log, log_with};
 use berth_tests::{guest, root};
 use tempfile::TempDir;
@@ -58,6 +59,25 @@ fn file(bytes: &[u8]) -> (TempDir, std::path::PathBuf) {
 
 fn bad(path: &Path) -> Manifest {
     Manifest::new().handler_file("bad", path, "")
+}
+
+/// A pipe would be waited for, and a device has no end.
+#[test]
+fn component_that_is_no_file_is_refused_and_holds_up_nothing() {
+    let folder = TempDir::new().unwrap();
+    let pipe = folder.path().join("pipe.wasm");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    for (path, says) in [
+        (pipe.as_path(), "this is a pipe, not a file; name a regular file"),
+        (Path::new("/dev/zero"), "this is a device, not a file"),
+        (folder.path(), "this is a folder, not a file"),
+    ] {
+        refused(bad(path), "bad", "/bad/x", "unreadable", &[says]);
+        let checked = run(bad(path).text(), &["check"], &[]);
+        let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert!(!checked.status.success() && text.contains(says), "{text}");
+    }
 }
 
 #[test]

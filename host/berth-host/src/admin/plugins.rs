@@ -22,7 +22,7 @@ use crate::runtime::journal::Line;
 use crate::runtime::load::MAX_COMPONENT;
 use crate::runtime::plugin::{Plugin, Serving, Version};
 use crate::runtime::reload::Change;
-use crate::runtime::reload::canary::{Bounds, Report, Share};
+use crate::runtime::reload::canary::{Bounds, Counts, Share, SideReport};
 use crate::runtime::reload::events::{Event, Kind, Usage};
 use crate::runtime::reload::kept::State;
 use crate::runtime::reuse::Reuse;
@@ -377,6 +377,8 @@ struct PluginJson {
     memory: MemoryJson,
     #[serde(skip_serializing_if = "Option::is_none")]
     canary: Option<CanaryJson>,
+    /// What decides a trial: the one that runs, or the next one.
+    canary_bounds: Bounds,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_event: Option<Event>,
 }
@@ -447,8 +449,12 @@ struct MemoryJson {
 #[derive(Serialize)]
 struct CanaryJson {
     digest: String,
+    share: Share,
     #[serde(flatten)]
-    report: Report,
+    candidate: SideReport,
+    current: SideReport,
+    /// What the current version did before.
+    known: Counts,
 }
 
 impl PluginJson {
@@ -496,9 +502,9 @@ impl PluginJson {
             draining: plugin.ledger.alive().saturating_sub(serving.versions().count()),
             versions: kept(&state, current),
             requests: RequestsJson {
-                total: current.map_or(0, |version| version.metrics.answered_total()),
-                failed: current.map_or(0, |version| version.metrics.failed_total()),
-                unfinished: current.map_or(0, |version| version.metrics.unfinished_total()),
+                total: current.map_or(0, |version| version.metrics.requests_answered()),
+                failed: current.map_or(0, |version| version.metrics.requests_failed()),
+                unfinished: current.map_or(0, |version| version.metrics.requests_unfinished()),
             },
             traps: current
                 .into_iter()
@@ -518,10 +524,20 @@ impl PluginJson {
                 mean_bytes: usage(|it| it.memory_mean_bytes),
                 max_bytes: usage(|it| it.memory_max_bytes),
             },
-            canary: serving.canary.as_ref().map(|canary| CanaryJson {
-                digest: canary.version.digest.clone(),
-                report: canary.trial.report(),
+            canary: serving.canary.as_ref().map(|canary| {
+                let report = canary.trial.report();
+                CanaryJson {
+                    digest: canary.version.digest.clone(),
+                    share: report.share,
+                    candidate: report.candidate,
+                    current: report.current,
+                    known: report.known,
+                }
             }),
+            canary_bounds: serving
+                .canary
+                .as_ref()
+                .map_or_else(Bounds::default, |canary| canary.trial.report().bounds),
             last_event: last_event(host, plugin),
         }
     }

@@ -183,7 +183,7 @@ fn manifest(reader: &Reader<'_>, root: &Section<'_, '_>) -> HostSpec {
     let telemetry = telemetry(root);
 
     let trusted = trusted(root);
-    let plugins = plugins::plugins(reader, root, defaults, &trusted);
+    let plugins = plugins::plugins(reader, root, defaults, &trusted, &reader.resolve(&data));
     let reload = reload(root);
     tokens::one_issuer(reader, &issuing, &plugins);
     let routes = routes(reader, root, &plugins, cors.as_ref());

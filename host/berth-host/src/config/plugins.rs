@@ -1,6 +1,7 @@
 //! The tables of `[plugins]`.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path};
 
 use tracing::level_filters::LevelFilter;
 
@@ -21,6 +22,7 @@ pub(super) fn plugins(
     root: &Section<'_, '_>,
     defaults: PluginLimits,
     trusted: &[PublicKey],
+    data: &Path,
 ) -> Vec<PluginSpec> {
     let mut specs = Vec::new();
     let mut policies: Vec<(Policy, String)> = Vec::new();
@@ -53,7 +55,7 @@ pub(super) fn plugins(
         }
         let reuse = reuse(reader, &section);
         let log = section.scalar("log", values::level).unwrap_or(LevelFilter::INFO);
-        let grants = grants(reader, &section);
+        let grants = grants(reader, &section, data);
         one_owner(reader, &section, &grants, &specs);
         let limits_section = section.section("limits");
         let limits = plugin_limits(&limits_section, defaults);
@@ -109,7 +111,7 @@ fn reuse(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Reuse {
     }
 }
 
-fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
+fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>, data: &Path) -> Grants {
     let section = plugin.section("grants");
     let mut http = HttpGrant::default();
     let mut granted_folders = Vec::new();
@@ -121,7 +123,7 @@ fn grants(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Grants {
         } else if key == Grants::HTTP {
             http = hosts(reader, &section, &key);
         } else if key == Grants::FOLDERS {
-            granted_folders = folders(reader, &section.section(&key));
+            granted_folders = folders(reader, &section.section(&key), data);
         } else if let Some(capability) = Capability::ALL.into_iter().find(|c| c.key() == key) {
             if section.scalar(&key, values::boolean) == Some(true) {
                 capabilities.push(capability);
@@ -211,7 +213,7 @@ fn hosts(reader: &Reader<'_>, grants: &Section<'_, '_>, key: &str) -> HttpGrant 
     }
 }
 
-fn folders(reader: &Reader<'_>, section: &Section<'_, '_>) -> Vec<FolderGrant> {
+fn folders(reader: &Reader<'_>, section: &Section<'_, '_>, data: &Path) -> Vec<FolderGrant> {
     let mut granted = Vec::new();
     for (guest, at) in section.keys() {
         let (path, write) = match section.value(&guest) {
@@ -234,11 +236,39 @@ fn folders(reader: &Reader<'_>, section: &Section<'_, '_>) -> Vec<FolderGrant> {
         };
         let path = path.unwrap_or_default();
         match FolderGrant::new(&guest, &path, reader.resolve(&path), write) {
+            Ok(folder) if !path.is_empty() && overlap(folder.host(), data) => reader.fault(
+                Some(at),
+                &format!("{}.{guest}", section.path()),
+                format!(
+                    "the folder holds berth's own data folder, {}, or is within it: its keys and machine code are no plugin's; grant another one",
+                    data.display()
+                ),
+            ),
             Ok(folder) => granted.push(folder),
             Err(message) => reader.fault(Some(at), &format!("{}.{guest}", section.path()), message),
         }
     }
     granted
+}
+
+/// Whether one of two folders holds the other, wherever links lead. What isn't there yet is taken by its name.
+fn overlap(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let there = path
+            .ancestors()
+            .find_map(|at| Some((at, at.canonicalize().ok()?)));
+        let (at, mut real) = there.unwrap_or((Path::new(""), std::env::current_dir().unwrap_or_default()));
+        for part in path.strip_prefix(at).unwrap_or(path).components() {
+            match part {
+                Component::ParentDir => _ = real.pop(),
+                Component::CurDir => {}
+                part => real.push(part),
+            }
+        }
+        real
+    };
+    let (one, other) = (place(one), place(other));
+    one.starts_with(&other) || other.starts_with(&one)
 }
 
 fn settings(reader: &Reader<'_>, plugin: &Section<'_, '_>) -> Settings {

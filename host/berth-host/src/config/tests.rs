@@ -441,6 +441,14 @@ fn faulty_manifests_say_what_is_wrong_and_what_is_right() {
             vec!["berth.toml:3:22: plugins.a.grants.folders: must be a table, not a string"],
         ),
         (
+            "[data]\ndir = \"var/b\"\n[plugins.a]\ncomponent = \"a\"\n[plugins.a.grants.folders]\n\"/a\" = \"var\"\n\"/b\" = \"var/b/cache\"\n\"/c\" = \"other/../var/b\"\n\"/d\" = \"var/bb\"\n".into(),
+            vec![
+                "berth.toml:6:1: plugins.a.grants.folders./a: the folder holds berth's own data folder, var/b, or is within it: its keys and machine code are no plugin's; grant another one",
+                "berth.toml:7:1: plugins.a.grants.folders./b: the folder holds berth's own data folder, var/b, or is within it: its keys and machine code are no plugin's; grant another one",
+                "berth.toml:8:1: plugins.a.grants.folders./c: the folder holds berth's own data folder, var/b, or is within it: its keys and machine code are no plugin's; grant another one",
+            ],
+        ),
+        (
             "[plugins.a]\ncomponent = \"a\"\n[plugins.a.grants.folders]\ndata = \"d\"\n\"/a/../b\" = \"d\"\n\"/c\" = true\n\"/e\" = \"\"\n\"/f\" = { write = true }\n\"/g\" = { path = \"g\", wirte = true }\n".into(),
             vec![
                 "berth.toml:4:1: plugins.a.grants.folders.data: \"data\" is not a folder's path for the plugin; it begins with \"/\" and has no \".\", no \"..\" and no \"/\" at its end, as in \"/data\"",

@@ -63,7 +63,8 @@ fn jwks(host: &Host) -> Result<Response<ReplyBody>, Error> {
 }
 
 /// What a guest's run costs, told to the metrics and the trace when the run is over, however it ends: CPU time that it
-/// takes after the answer counts too.
+/// takes, and memory that it makes its own, after the answer count too. Requests that share an instance have none: nobody can
+/// say whose its time and its memory are.
 struct Bill {
     version: Arc<Version>,
     meter: Arc<Meter>,
@@ -91,7 +92,7 @@ impl Bill {
 impl Drop for Bill {
     fn drop(&mut self) {
         let cpu = self.meter.spent();
-        self.version.metrics.ran(cpu);
+        self.version.metrics.ran(cpu, self.meter.memory());
         if let Some(span) = self.span.take() {
             span.end(cpu, None);
         }

@@ -92,15 +92,39 @@ impl ByClass {
     }
 }
 
+/// The linear memory of instances.
+#[derive(Debug, Default)]
+struct Memory {
+    runs: Counter,
+    bytes: Counter,
+    most: AtomicU64,
+}
+
+impl Memory {
+    fn add(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.runs.add(1);
+        self.bytes.add(bytes);
+        // A load alone in the usual case: a maximum takes the cache line for itself.
+        if bytes > self.most.load(Ordering::Relaxed) {
+            self.most.fetch_max(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What is counted of one version of a plugin.
 #[derive(Debug)]
 pub struct VersionMetrics {
     requests: ByClass,
     unfinished: Counter,
     traps: [Counter; Trap::ALL.len()],
-    pub(super) duration: Histogram,
-    pub(super) cpu: Histogram,
-    pub(super) queue: Histogram,
+    /// From a request's head to the last byte of its answer, of those that were answered.
+    pub(crate) duration: Histogram,
+    /// Guest CPU time of the runs.
+    pub(crate) cpu: Histogram,
+    /// How long requests waited for an instance.
+    pub(crate) queue: Histogram,
+    memory: Memory,
     received: Counter,
     sent: Counter,
 }
@@ -114,6 +138,7 @@ impl Default for VersionMetrics {
             duration: Histogram::new(WALL),
             cpu: Histogram::new(CPU),
             queue: Histogram::new(WALL),
+            memory: Memory::default(),
             received: Counter::default(),
             sent: Counter::default(),
         }
@@ -140,9 +165,11 @@ impl VersionMetrics {
         }
     }
 
-    /// A guest's run is over, and took this much CPU time, work after the response included.
-    pub fn ran(&self, cpu: Duration) {
+    /// A guest's run is over, and took this much CPU time, work after the response included. Its instance has so many
+    /// bytes of linear memory at its end.
+    pub fn ran(&self, cpu: Duration, memory: usize) {
         self.cpu.observe(cpu);
+        self.memory.add(memory);
     }
 
     /// A request waited this long for an instance, whether it got one or not.
@@ -160,15 +187,45 @@ impl VersionMetrics {
         self.sent.add(bytes);
     }
 
-    pub(super) fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    /// Requests that were answered to the last byte, by class of status.
+    pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.requests.each()
     }
 
-    pub(super) fn requests_unfinished(&self) -> u64 {
+    /// All of them.
+    pub fn requests_answered(&self) -> u64 {
+        self.requests().map(|(_, n)| n).sum()
+    }
+
+    /// Of these, the ones whose status says that the server failed: 5xx.
+    pub fn requests_failed(&self) -> u64 {
+        self.requests()
+            .filter_map(|(class, n)| (class == "5xx").then_some(n))
+            .sum()
+    }
+
+    /// Requests whose answer did not get to its end; not among the answered ones.
+    pub fn requests_unfinished(&self) -> u64 {
         self.unfinished.get()
     }
 
-    pub(crate) fn traps(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    /// Bytes of linear memory of a run's instance at its end, on average; none without a run.
+    pub fn memory_mean(&self) -> Option<u64> {
+        self.memory.bytes.get().checked_div(self.memory.runs.get())
+    }
+
+    /// The most that the instance of a run had.
+    pub fn memory_most(&self) -> u64 {
+        self.memory.most.load(Ordering::Relaxed)
+    }
+
+    /// Bytes over all runs, and the number of runs.
+    pub(super) fn memory(&self) -> (u64, u64) {
+        (self.memory.bytes.get(), self.memory.runs.get())
+    }
+
+    /// Runs that ended without a usable result, by kind.
+    pub fn traps(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Trap::ALL
             .into_iter()
             .zip(&self.traps)
@@ -478,5 +535,36 @@ impl HostMetrics {
 
     pub(super) fn log_lines_dropped(&self) -> u64 {
         self.log_lines_dropped.get().map_or(0, |count| count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_apart_by_how_they_ended() {
+        let metrics = VersionMetrics::default();
+        for status in [200, 204, 302, 404, 500, 503] {
+            metrics.answered(status, Duration::from_millis(1));
+        }
+        metrics.unfinished();
+        assert_eq!(metrics.requests_answered(), 6);
+        assert_eq!(metrics.requests_failed(), 2);
+        assert_eq!(metrics.requests_unfinished(), 1);
+        assert_eq!(metrics.duration.snapshot().count, 6);
+    }
+
+    #[test]
+    fn memory_is_a_mean_and_a_maximum_over_the_runs() {
+        let metrics = VersionMetrics::default();
+        assert_eq!((metrics.memory_mean(), metrics.memory_most()), (None, 0));
+        for bytes in [65_536, 1_048_576, 131_072] {
+            metrics.ran(Duration::from_micros(10), bytes);
+        }
+        assert_eq!(metrics.memory(), (1_245_184, 3));
+        assert_eq!(metrics.memory_mean(), Some(415_061));
+        assert_eq!(metrics.memory_most(), 1_048_576);
+        assert_eq!(metrics.cpu.snapshot().count, 3);
     }
 }

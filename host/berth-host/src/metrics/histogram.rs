@@ -24,6 +24,40 @@ pub struct Snapshot {
     pub sum: f64,
 }
 
+impl Snapshot {
+    /// The duration that this part of all observations, from 0 to 1, don't exceed; none without observations.
+    ///
+    /// As PromQL's `histogram_quantile` for classic histograms
+    /// (<https://prometheus.io/docs/prometheus/latest/querying/functions/#histogram_quantile>), so that an operator sees the
+    /// same number in both places: interpolated as if a bucket's observations were spread evenly over it, the first one
+    /// beginning at 0, and the largest bound if it lies beyond. So it is as exact as the bounds are close, and what is at the
+    /// largest bound may be much longer.
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        if self.count == 0 {
+            return None;
+        }
+        let rank = q.clamp(0.0, 1.0) * self.count as f64;
+        let (mut start, mut before) = (0.0, 0);
+        for &(bound, cumulative) in &self.cumulative {
+            // Not an empty bucket, where 0 of nothing would be asked for.
+            if cumulative > before && cumulative as f64 >= rank {
+                let part = (rank - before as f64) / (cumulative - before) as f64;
+                return Duration::try_from_secs_f64(start + (bound - start) * part).ok();
+            }
+            (start, before) = (bound, cumulative);
+        }
+        Duration::try_from_secs_f64(start).ok()
+    }
+
+    /// The mean of all observations; none without any.
+    pub fn mean(&self) -> Option<Duration> {
+        if self.count == 0 {
+            return None;
+        }
+        Duration::try_from_secs_f64(self.sum / self.count as f64).ok()
+    }
+}
+
 impl Histogram {
     /// An empty one. `bounds` are nanoseconds, ascending.
     pub fn new(bounds: &'static [u64]) -> Self {
@@ -91,5 +125,69 @@ mod tests {
         histogram.observe(Duration::MAX);
         assert_eq!(histogram.snapshot().cumulative, [(1e-9, 0)]);
         assert_eq!(histogram.snapshot().count, 1);
+    }
+
+    fn of(bounds: &'static [u64], micros: &[u64]) -> Snapshot {
+        let histogram = Histogram::new(bounds);
+        micros
+            .iter()
+            .for_each(|micros| histogram.observe(Duration::from_micros(*micros)));
+        histogram.snapshot()
+    }
+
+    fn millis(snapshot: &Snapshot, q: f64) -> f64 {
+        (snapshot.quantile(q).unwrap().as_secs_f64() * 1e6).round() / 1e3
+    }
+
+    const BOUNDS: &[u64] = &[10_000_000, 20_000_000, 40_000_000];
+
+    #[test]
+    fn nothing_has_neither_quantile_nor_mean() {
+        let nothing = of(BOUNDS, &[]);
+        assert_eq!(nothing.quantile(0.5), None);
+        assert_eq!(nothing.mean(), None);
+    }
+
+    #[test]
+    fn quantile_is_interpolated_within_its_bucket() {
+        // 4 up to 10 ms, 4 up to 20, 2 up to 40.
+        let snapshot = of(
+            BOUNDS,
+            &[
+                1_000, 1_000, 1_000, 1_000, 15_000, 15_000, 15_000, 15_000, 30_000, 30_000,
+            ],
+        );
+        assert_eq!(millis(&snapshot, 0.1), 2.5);
+        assert_eq!(millis(&snapshot, 0.5), 12.5);
+        assert_eq!(millis(&snapshot, 0.9), 30.0);
+        assert_eq!(snapshot.mean(), Some(Duration::from_micros(12_400)));
+    }
+
+    #[test]
+    fn quantile_at_the_end_of_a_bucket_is_its_bound() {
+        let snapshot = of(BOUNDS, &[1_000, 15_000, 30_000, 30_000]);
+        assert_eq!(millis(&snapshot, 0.25), 10.0);
+        assert_eq!(millis(&snapshot, 0.5), 20.0);
+        assert_eq!(millis(&snapshot, 1.0), 40.0);
+        assert_eq!(millis(&snapshot, 7.0), 40.0, "there is no more than all");
+    }
+
+    #[test]
+    fn empty_buckets_are_passed_over() {
+        let snapshot = of(BOUNDS, &[30_000, 30_000]);
+        assert_eq!(millis(&snapshot, 0.0), 20.0);
+        assert_eq!(millis(&snapshot, 0.5), 30.0);
+        assert_eq!(millis(&snapshot, -1.0), 20.0);
+    }
+
+    #[test]
+    fn quantile_beyond_the_largest_bound_is_that_bound() {
+        let snapshot = of(BOUNDS, &[60_000_000, 60_000_000]);
+        assert_eq!(millis(&snapshot, 0.01), 40.0);
+        assert_eq!(millis(&snapshot, 0.99), 40.0);
+        assert_eq!(snapshot.mean(), Some(Duration::from_secs(60)));
+        let mixed = of(BOUNDS, &[5_000, 60_000_000]);
+        assert_eq!(millis(&mixed, 0.5), 10.0);
+        assert_eq!(millis(&mixed, 0.51), 40.0);
     }
 }

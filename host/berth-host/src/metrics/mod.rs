@@ -10,7 +10,6 @@
 
 mod counters;
 mod histogram;
-mod later;
 mod process;
 mod table;
 mod text;
@@ -19,7 +18,7 @@ pub use counters::{
     HostMetrics, Listener, ListenerMetrics, Open, PluginMetrics, Refusal, SqlMetrics, SwapMetrics,
     VersionMetrics,
 };
-pub use histogram::Histogram;
+pub use histogram::{Histogram, Snapshot};
 pub use table::{METRICS, Scrape};
 pub use text::{Family, Kind, Metric};
 

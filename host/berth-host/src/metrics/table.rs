@@ -428,6 +428,29 @@ pub const METRICS: &[Metric] = &[
         },
     ),
     metric(
+        "berth_plugin_memory_bytes",
+        Kind::Summary,
+        VERSION,
+        "Linear memory of the instance at the end of a run, over all runs; none of plugins whose instances serve several requests at once.",
+        |s, f| {
+            for (labels, metrics) in s.versions() {
+                let (bytes, runs) = metrics.memory();
+                f.summary(&labels, bytes, runs);
+            }
+        },
+    ),
+    metric(
+        "berth_plugin_memory_peak_bytes",
+        Kind::Gauge,
+        VERSION,
+        "The most linear memory that the instance of a run had.",
+        |s, f| {
+            for (labels, metrics) in s.versions() {
+                f.value(&labels, metrics.memory_most());
+            }
+        },
+    ),
+    metric(
         "berth_plugin_queue_seconds",
         Kind::Histogram,
         VERSION,

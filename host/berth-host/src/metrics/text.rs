@@ -14,6 +14,8 @@ pub enum Kind {
     Gauge,
     /// Observations by size.
     Histogram,
+    /// The number of observations and their sum, without quantiles.
+    Summary,
 }
 
 impl Kind {
@@ -23,6 +25,7 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+            Self::Summary => "summary",
         }
     }
 }
@@ -74,6 +77,12 @@ impl Family<'_> {
         self.sample("_bucket", labels, Some(&"+Inf"), snapshot.count);
         self.sample("_sum", labels, None, snapshot.sum);
         self.sample("_count", labels, None, snapshot.count);
+    }
+
+    /// One summary.
+    pub fn summary(&mut self, labels: &[&str], sum: impl Display, count: u64) {
+        self.sample("_sum", labels, None, sum);
+        self.sample("_count", labels, None, count);
     }
 
     fn sample(&mut self, suffix: &str, labels: &[&str], le: Option<&dyn Display>, value: impl Display) {
@@ -137,5 +146,23 @@ mod tests {
              x_seconds_sum{{{label}}} 2\nx_seconds_count{{{label}}} 1\n"
         );
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn summary_is_a_sum_and_a_count() {
+        let metric = Metric {
+            name: "x_bytes",
+            kind: Kind::Summary,
+            help: "Help.",
+            labels: &["a"],
+            read: |_, _| {},
+        };
+        let mut out = String::new();
+        Family {
+            metric: &metric,
+            out: &mut out,
+        }
+        .summary(&["b"], 300, 2);
+        assert_eq!(out, "x_bytes_sum{a=\"b\"} 300\nx_bytes_count{a=\"b\"} 2\n");
     }
 }

@@ -79,6 +79,15 @@ fn every_error_has_its_status_and_code() {
             503,
             "plugin-unavailable",
         ),
+        (
+            Error::PluginDisabled {
+                plugin: "x".to_owned(),
+            },
+            503,
+            "plugin-disabled",
+        ),
+        (Error::NoPlugin { name: "x".to_owned() }, 404, "plugin-not-found"),
+        (Error::Conflict("It is so already.".to_owned()), 409, "conflict"),
         (guest_error(Trap::Cpu), 503, "plugin-cpu"),
         (guest_error(Trap::Wall), 504, "plugin-timeout"),
         (guest_error(Trap::Memory), 503, "plugin-memory"),

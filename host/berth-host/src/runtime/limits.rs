@@ -40,6 +40,8 @@ pub struct Meter {
     limit: u64,
     exhausted: AtomicBool,
     refused: AtomicU8,
+    /// Bytes of linear memory that the store has.
+    memory: AtomicUsize,
     hog: AtomicBool,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
     /// Whether only stretches of work without a wait are counted; see [`Meter::of_stretches`].
@@ -83,6 +85,7 @@ impl Meter {
             limit: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX),
             exhausted: AtomicBool::new(false),
             refused: AtomicU8::new(0),
+            memory: AtomicUsize::new(0),
             hog: AtomicBool::new(false),
             permit: Mutex::new(None),
             turns,
@@ -155,6 +158,16 @@ impl Meter {
             3 => Refused::Budget,
             _ => Refused::Nothing,
         }
+    }
+
+    /// Bytes of linear memory that the store has, over all its memories. A memory never shrinks, so that is also the most
+    /// it has had; what an earlier request of the instance has grown it to is part of it.
+    pub fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    fn has_memory(&self, bytes: usize) {
+        self.memory.store(bytes, Ordering::Relaxed);
     }
 
     fn refuse(&self, what: Refused) {
@@ -316,6 +329,7 @@ impl Limiter {
     /// Count for another request from now on. What the store has, it keeps.
     pub fn renew(&mut self, meter: Arc<Meter>) {
         self.meter = meter;
+        self.meter.has_memory(self.memory);
     }
 
     /// Bytes of memory and elements of tables that the store has.
@@ -342,6 +356,7 @@ impl ResourceLimiter for Limiter {
             return Ok(false);
         }
         self.memory = total;
+        self.meter.has_memory(total);
         Ok(true)
     }
 
@@ -364,5 +379,30 @@ impl ResourceLimiter for Limiter {
 impl Drop for Limiter {
     fn drop(&mut self) {
         self.budget.give(self.memory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meter_knows_all_memories_of_the_store_and_what_earlier_requests_made_of_them() {
+        let turns = Arc::new(Turns::new(2));
+        let meter = || Arc::new(Meter::new(Duration::from_secs(1), Arc::clone(&turns)));
+        let first = meter();
+        let mut limiter = Limiter::new(Arc::clone(&first), Arc::new(Budget::new(1_000)), 500);
+        assert_eq!(first.memory(), 0);
+        assert!(limiter.memory_growing(0, 100, None).unwrap());
+        assert!(limiter.memory_growing(0, 50, None).unwrap());
+        assert_eq!(first.memory(), 150);
+        assert!(!limiter.memory_growing(100, 460, None).unwrap());
+        assert_eq!(first.memory(), 150, "what was refused isn't there");
+
+        let second = meter();
+        limiter.renew(Arc::clone(&second));
+        assert_eq!(second.memory(), 150);
+        assert!(limiter.memory_growing(100, 300, None).unwrap());
+        assert_eq!((first.memory(), second.memory()), (150, 350));
     }
 }

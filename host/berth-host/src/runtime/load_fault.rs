@@ -216,7 +216,7 @@ pub(super) fn one_line(error: &wasmtime::Error) -> String {
 }
 
 /// On one line, whatever it was.
-fn spaced(text: &str) -> String {
+pub(super) fn spaced(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

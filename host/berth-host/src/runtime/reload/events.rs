@@ -99,17 +99,18 @@ pub struct Usage {
 impl Usage {
     /// Of what was counted so far.
     pub fn of(digest: &str, metrics: &VersionMetrics) -> Self {
-        let (duration, cpu) = (metrics.duration_snapshot(), metrics.cpu_snapshot());
-        let us = |seconds: Option<f64>| (seconds.unwrap_or(0.0) * 1e6).round() as u64;
+        let (duration, cpu) = (metrics.duration.snapshot(), metrics.cpu.snapshot());
+        let us =
+            |time: Option<Duration>| u64::try_from(time.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
         Self {
             digest: digest.to_owned(),
-            requests: metrics.answered_total(),
+            requests: metrics.requests_answered(),
             cpu_mean_us: us(cpu.mean()),
             cpu_p99_us: us(cpu.quantile(0.99)),
             p50_us: us(duration.quantile(0.5)),
             p99_us: us(duration.quantile(0.99)),
-            memory_mean_bytes: metrics.memory_mean(),
-            memory_max_bytes: metrics.memory_max(),
+            memory_mean_bytes: metrics.memory_mean().unwrap_or(0),
+            memory_max_bytes: metrics.memory_most(),
         }
     }
 }
@@ -247,6 +248,7 @@ impl Event {
         let to = self.to.as_deref().unwrap_or("?");
         let reason = self.reason.as_deref().unwrap_or("no reason is known");
         match self.kind {
+            Kind::Swapped if self.from.is_none() => format!("{to} serves; nothing did before"),
             Kind::Swapped => format!("{from} was replaced by {to}"),
             Kind::Refused if self.from.is_some() => {
                 format!("{to} can't be served, {from} serves on: {reason}")

@@ -183,6 +183,13 @@ struct Held {
     until: Instant,
 }
 
+impl Held {
+    /// What is the same if it is the same fault.
+    fn text(&self) -> String {
+        format!("{:?} {}", self.event.to, self.event.message())
+    }
+}
+
 /// A swap whose two versions have not both served yet.
 struct Comparison {
     plugin: String,
@@ -241,6 +248,9 @@ impl Reloader {
     /// Make changes until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         self.begin().await;
+        if self.watch.is_some() {
+            self.manifest_changed().await;
+        }
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -263,23 +273,35 @@ impl Reloader {
         }
     }
 
-    /// Keep what the host has begun to serve with. A file that has changed since is seen now.
+    /// Keep what the host has begun to serve with. Where that isn't the file, see why: it can't be served, or it has changed
+    /// between the load and the begin of the watch.
     async fn begin(&mut self) {
         for plugin in self.host.table.load_full().plugins.clone() {
-            let state = self.host.services.state_of(&plugin.name);
-            let current = plugin.current();
-            self.states.insert(plugin.name.clone(), state);
-            let Some(version) = current else { continue };
-            let is_kept = self.state(&plugin.name).current.as_ref() == Some(&version.sha256);
-            if !is_kept {
-                let of = Arc::clone(&plugin);
-                let source = self.compiler.run(move || Source::file(&of.spec)).await;
-                if let Some(Ok(source)) = source
-                    && source.sha256 == version.sha256
-                {
-                    self.keep(&plugin, &version, source, By::File, None).await;
-                }
+            if !self.states.contains_key(&plugin.name) {
+                let state = self.host.services.state_of(&plugin.name);
+                self.states.insert(plugin.name.clone(), state);
             }
+            let of = Arc::clone(&plugin);
+            let source = self.compiler.run(move || Source::file(&of.spec)).await;
+            match (source, plugin.current()) {
+                (Some(Ok(source)), Some(version)) if source.sha256 == version.sha256 => {
+                    if self.state(&plugin.name).current.as_ref() != Some(&version.sha256) {
+                        self.keep(&plugin, &version, source, By::File, None).await;
+                    }
+                }
+                _ => self.follow(&plugin).await,
+            }
+            if let Err(fault) = &plugin.serving().current {
+                self.was_said(&plugin.name, &fault.to_string());
+            }
+        }
+    }
+
+    /// A plugin's fault was told when it was loaded, so it is not told again.
+    fn was_said(&mut self, plugin: &str, fault: &str) {
+        let said = |held: &mut Held| held.of == plugin && held.event.reason.as_deref() == Some(fault);
+        for held in self.held.extract_if(.., said) {
+            self.told.insert(held.of.clone(), held.text());
         }
     }
 
@@ -409,7 +431,7 @@ impl Reloader {
             mut steps,
         } = ready;
         let before = plugin.serving().as_ref().clone();
-        let answered_before = version.metrics.answered_total();
+        let answered_before = version.metrics.requests_answered();
         plugin.ledger.enter(&version);
         let started = Instant::now();
         plugin.serve(Serving {
@@ -535,7 +557,7 @@ impl Reloader {
                 self.held.push(held);
                 continue;
             }
-            let text = format!("{:?} {}", held.event.to, held.event.message());
+            let text = held.text();
             if self.told.insert(held.of.clone(), text.clone()).as_ref() == Some(&text) {
                 continue;
             }
@@ -546,8 +568,8 @@ impl Reloader {
         }
         let events = &self.host.events;
         self.comparisons.retain(|it| {
-            let after = it.to.1.answered_total();
-            if after < it.answered_before + COMPARED_AFTER || it.from.1.answered_total() == 0 {
+            let after = it.to.1.requests_answered();
+            if after < it.answered_before + COMPARED_AFTER || it.from.1.requests_answered() == 0 {
                 return it.until > now;
             }
             let mut event = Event::new(Kind::Measured, it.by, Some(&it.plugin));

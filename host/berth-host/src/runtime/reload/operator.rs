@@ -105,8 +105,8 @@ impl Reloader {
             )));
         };
         let known = Counts {
-            requests: current.metrics.answered_total(),
-            failed: current.metrics.failed_total(),
+            requests: current.metrics.requests_answered(),
+            failed: current.metrics.requests_failed(),
         };
         let trial = Arc::new(Trial::new(share, bounds, known));
         let mut event = Event::new(Kind::CanaryStarted, By::Deploy, Some(&plugin.name));

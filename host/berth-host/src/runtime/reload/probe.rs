@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
+use wasmtime::WasmBacktrace;
 
 use crate::error::{Error, Trap};
 use crate::runtime::instance::{Instance, Origin};
 use crate::runtime::limits::Meter;
-use crate::runtime::load_fault::LoadFault;
-use crate::runtime::plugin::{Plugin, Version};
+use crate::runtime::load_fault::{LoadFault, spaced};
+use crate::runtime::plugin::{Plugin, PluginLimits, Version};
 use crate::runtime::trap;
 use crate::runtime::turns::metered;
 use crate::state::Host;
@@ -26,19 +27,12 @@ pub const PROBES: u32 = 1;
 /// # Errors
 /// [`LoadFault::Start`].
 pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) -> Result<Duration, LoadFault> {
-    let fault = |trap: Trap, cause: &str| LoadFault::Start {
+    let fault = |trap: Trap, cause: String| LoadFault::Start {
         trap: trap.label(),
-        // The rest is a backtrace, which the log of a request would have.
-        cause: cause
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .take(3)
-            .collect::<Vec<_>>()
-            .join(" "),
+        cause,
     };
     let Ok(permit) = Arc::clone(&host.probes).acquire_owned().await else {
-        return Err(fault(Trap::Refused, "the host is stopping"));
+        return Err(fault(Trap::Refused, "the host is stopping".to_owned()));
     };
     let started = Instant::now();
     let limits = plugin.spec.limits;
@@ -48,15 +42,43 @@ pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) ->
     match timeout(limits.wall, metered(&meter, instance.start(&version.pre))).await {
         Ok(Ok(())) => Ok(started.elapsed()),
         Ok(Err(error)) => Err(match trap::classify(&error, &meter) {
-            Error::Guest(it) => fault(it.trap, &it.cause),
+            Error::Guest(it) => fault(it.trap, cause(&error, it.trap, &limits)),
             other => fault(
                 Trap::Memory,
-                &format!("the host has no room for it now ({other:?})"),
+                format!("the host has no room for it now ({other:?})"),
             ),
         }),
         Err(_) => Err(fault(
             Trap::Wall,
-            &format!("it had not started after {} ms", limits.wall.as_millis()),
+            format!(
+                "it had not started after the {} ms of `limits.wall`",
+                limits.wall.as_millis()
+            ),
         )),
+    }
+}
+
+/// What happened and in which function, on one line. The rest is a backtrace, which the log of a request would have.
+fn cause(error: &wasmtime::Error, trap: Trap, limits: &PluginLimits) -> String {
+    let what = match trap {
+        Trap::Cpu => format!("it has used the {} ms of `limits.cpu`", limits.cpu.as_millis()),
+        Trap::Memory => format!(
+            "it needs more than the {} of `limits.memory`",
+            bytesize::ByteSize::b(limits.memory as u64)
+        ),
+        _ => {
+            let root = error.root_cause().to_string();
+            root.strip_prefix("wasm trap: ").unwrap_or(&root).to_owned()
+        }
+    };
+    let trace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string);
+    // As in `0: 0x84a - module!function`; the first one is where it was.
+    let place = trace.as_deref().and_then(|trace| {
+        let mut lines = trace.lines().filter_map(|line| line.split_once(" - "));
+        lines.next().map(|(_, function)| function.trim())
+    });
+    match place {
+        Some(function) => spaced(&format!("{what}, in {function}")),
+        None => spaced(&what),
     }
 }

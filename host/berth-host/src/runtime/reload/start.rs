@@ -19,13 +19,7 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec, services: &Services) -> Result
     if let AtStart::Kept(kept, because) = state.at_start(digest) {
         match load_kept(runtime, spec, services, &kept) {
             Ok(version) => {
-                tracing::info!(
-                    target: "berth::swap",
-                    plugin = spec.name,
-                    version = version.digest,
-                    "a kept version is served: {}",
-                    because.reason(),
-                );
+                serves_kept(spec, &version, because.reason());
                 return Ok(version);
             }
             Err(fault) => tracing::warn!(
@@ -44,17 +38,25 @@ pub fn load(runtime: &Runtime, spec: &PluginSpec, services: &Services) -> Result
         .filter(|last| services.kept.is_some() && !last.is_empty());
     match last.map(|last| load_kept(runtime, spec, services, &last)) {
         Some(Ok(version)) => {
-            tracing::error!(
-                target: "berth::swap",
-                plugin = spec.name,
-                version = version.digest,
-                code = fault.code(),
-                "the file can't be served, so what served last is: {fault}",
+            serves_kept(
+                spec,
+                &version,
+                "its file can't be served, and this is the version that served last",
             );
             Ok(version)
         }
         _ => Err(fault),
     }
+}
+
+/// What is wrong with the file is an event, which [`super::Reloader`] tells.
+fn serves_kept(spec: &PluginSpec, version: &Version, because: &str) {
+    tracing::info!(
+        target: "berth::swap",
+        plugin = spec.name,
+        version = version.digest,
+        "a kept version is served: {because}",
+    );
 }
 
 fn load_kept(

@@ -105,11 +105,12 @@ impl File {
         }
     }
 
-    fn news(&self, kicks: &Kicks) -> News {
-        self.trail
-            .names()
-            .filter_map(|name| kicks.news.get(name))
-            .fold(News::default(), |news, more| news.and(*more))
+    /// What notifications say of it, if they name it at all.
+    fn news(&self, kicks: &Kicks) -> Option<News> {
+        let names = self.trail.names();
+        names
+            .filter_map(|name| kicks.news.get(name).copied())
+            .reduce(News::and)
     }
 
     /// Look at it; and say whether the way to it is another one now.
@@ -151,10 +152,10 @@ impl Looker<'_> {
         let mut next: Option<Instant> = None;
         for (name, file) in &mut self.files {
             let news = file.news(&work.kicks);
-            if !all && news == News::default() && !file.rest.is_restless() {
+            if !all && news.is_none() && !file.rest.is_restless() {
                 continue;
             }
-            let (verdict, turn) = file.look(news, &self.pace);
+            let (verdict, turn) = file.look(news.unwrap_or_default(), &self.pace);
             turned |= turn;
             match verdict {
                 Verdict::Known => {}

@@ -190,6 +190,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     use rustix::fs::{CWD, Mode, mkfifoat};
     use rustix::process::Uid;
@@ -269,7 +270,7 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "secret").unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o000)).unwrap();
         let read = || {
             // To root nothing is forbidden; on Linux a thread can stop being root by itself.
             if rustix::process::geteuid().is_root() {
@@ -317,7 +318,7 @@ mod tests {
         eprintln!("refused {refused} times while it grew");
     }
 
-    /// Without an end to it, the number of tries has one.
+    /// The number of tries has an end, if the changes have none.
     #[test]
     fn file_that_never_rests_is_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -331,8 +332,12 @@ mod tests {
                     file.write_all(b"x").unwrap();
                 }
             });
-            // Where the writer is held up for long, it may be read.
-            let fault = (0..100).find_map(|_| read_whole(&path, u64::MAX).err());
+            // Before the writer begins, and where it is held up for long, the file is read.
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let mut fault = None;
+            while fault.is_none() && Instant::now() < deadline {
+                fault = read_whole(&path, u64::MAX).err();
+            }
             over.store(true, Ordering::Relaxed);
             fault
         });

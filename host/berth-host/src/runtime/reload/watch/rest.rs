@@ -126,8 +126,10 @@ impl Rest {
         self.moved |= news.moved;
         self.seen = stamp;
         self.writer = news.writer.unwrap_or(self.writer);
-        if !self.moved && self.seen == self.known {
-            // As it was, or again as it was.
+        let same = self.seen == self.known;
+        // As it was, or again as it was; or still not there, whatever was made or removed on the way to it.
+        if same && (!self.moved || matches!(stamp, Stamp::Absent(_))) {
+            self.moved = false;
             self.began = None;
             if self.writer == Writer::Done {
                 self.writer = Writer::Unknown;
@@ -306,6 +308,18 @@ mod tests {
             ]),
             [Next(20), Known, Known]
         );
+    }
+
+    #[test]
+    fn file_that_is_still_missing_is_not_told() {
+        use Says::*;
+        let looks = [
+            (0, GONE, QUIET),
+            (20, GONE, QUIET),
+            (30, GONE, PLACED),
+            (60, GONE, QUIET),
+        ];
+        assert_eq!(says(&looks), [Next(20), Rests, Known, Known]);
     }
 
     #[test]
