@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use berth_host::config::{self, Environment};
 use berth_host::runtime::load::MAX_COMPONENT;
 use berth_host::runtime::reload::canary::Share;
 use berth_host::runtime::signature::MAX_SIGNATURE;

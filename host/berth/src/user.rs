@@ -3,7 +3,6 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
-use berth_host::config::{self, Environment};
 use http::Method;
 use serde_json::{Value, json};
 

@@ -70,6 +70,7 @@ mod swap_load;
 mod swap_restart;
 mod swap_served;
 mod swap_signed;
+mod swap_start;
 mod swap_times;
 mod telemetry;
 mod tls;
