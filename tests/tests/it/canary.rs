@@ -107,7 +107,7 @@ fn candidate_that_fails_a_fifth_of_its_requests_is_taken_back_within_fifty() {
     for caller in 0..60 {
         assert!(greets(&proxy.get(caller, FAILING)));
     }
-    assert_eq!(operator.serves("x"), sha256(&built("hello")));
+    assert_eq!(operator.serves("x"), digest(&built("hello")));
     assert_eq!(
         berth.metric("berth_plugin_swaps_total", &["x", "taken-back"]),
         1.0
@@ -151,7 +151,7 @@ fn candidate_for_everybody_is_judged_by_what_the_current_version_did_before() {
         assert!(!greets(&proxy.get(nth, HEALTHY)));
     }
     operator.event(before, "x", "promoted");
-    assert_eq!(operator.serves("x"), sha256(&built("fixtures/echo")));
+    assert_eq!(operator.serves("x"), digest(&built("fixtures/echo")));
 }
 
 /// Everybody asks all the time, each from a thread of their own, until there is an event. How many answers the candidate
@@ -278,7 +278,7 @@ fn candidate_that_holds_is_promoted_and_stays_over_a_restart_until_it_is_rolled_
 
     let berth = site.restart(berth, &manifest);
     let operator = Operator::of(&berth);
-    assert_eq!(operator.serves("x"), sha256(&candidate));
+    assert_eq!(operator.serves("x"), digest(&candidate));
     assert_eq!(berth.get(HEALTHY).text(), "status 200\n");
     assert!(
         operator
@@ -487,5 +487,5 @@ fn share_that_is_none_is_refused_and_so_are_bounds_without_one() {
     let answer = operator.deploy("x", "promoteAfter=5", &[], &candidate);
     is(&answer, 400, "invalid-request");
     assert_eq!(operator.since(0), [] as [Value; 0]);
-    assert_eq!(operator.serves("x"), sha256(&built("hello")));
+    assert_eq!(operator.serves("x"), digest(&built("hello")));
 }

@@ -132,7 +132,7 @@ fn another_deploy_withdraws_the_candidate() {
             assert!(proxy.get(caller, ASK).text().ends_with(", 200.\n"));
         }
     }
-    assert_eq!(operator.serves("x"), sha256(&hello(1)));
+    assert_eq!(operator.serves("x"), digest(&hello(1)));
     is_gone(&berth, &operator, &hello(2));
     is_gone(&berth, &operator, &built("fixtures/echo"));
 }
@@ -179,7 +179,7 @@ fn changed_file_wins_over_a_candidate() {
     site.replace("x.wasm", &candidate);
     operator.event(before, "x", "swapped");
     assert_eq!(operator.kinds(before, "x"), ["canary-withdrawn", "swapped"]);
-    assert_eq!(operator.serves("x"), sha256(&candidate));
+    assert_eq!(operator.serves("x"), digest(&candidate));
     let kept = site.at(&format!(".berth/plugins/x/{}.wasm", sha256(&candidate)));
     eventually("what serves is kept", || kept.exists());
 }
@@ -320,13 +320,13 @@ fn trial_does_not_outlive_a_restart_and_that_is_said() {
     // It is said once.
     let berth = site.restart(berth, &manifest);
     let operator = Operator::of(&berth);
-    assert_eq!(operator.serves("x"), sha256(&built("hello")));
+    assert_eq!(operator.serves("x"), digest(&built("hello")));
     try_out(&operator, HALF, &candidate);
     act(&operator, "promote");
     assert_eq!(operator.kinds(0, "x"), ["canary-started", "promoted"]);
     let berth = site.restart(berth, &manifest);
     let operator = Operator::of(&berth);
-    assert_eq!(operator.serves("x"), sha256(&candidate));
+    assert_eq!(operator.serves("x"), digest(&candidate));
     assert_eq!(berth.get(ASK).text(), "status 200\n");
     assert_eq!(operator.kinds(0, "x"), [] as [String; 0]);
 }

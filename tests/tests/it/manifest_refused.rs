@@ -274,7 +274,7 @@ fn sections_that_need_a_restart_are_named_once_and_the_rest_takes_effect() {
              [postgres]\nconnections = 3\nidle_connections = 2\n\
              [identity]\naudit_days = 3\n\
              [tokens]\naudience = \"others\"\naccess_life = \"1h\"\n\
-             [passwords]\nconcurrency = 1\n\
+             [passwords]\nconcurrency = 7\n\
              [telemetry]\notlp = \"http://127.0.0.1:1\"\n\
              [data]\ndir = \"elsewhere\"\n\
              [reload]\nwatch = true\nkeep = 3\n",

@@ -5,7 +5,7 @@ use std::thread;
 
 use berth_tests::berth::{Berth, Manifest, command, eventually};
 use berth_tests::guest;
-use berth_tests::swaps::{Caller, Operator, Site, WATCH, digest, greeting, hello, sha256, until};
+use berth_tests::swaps::{Caller, Operator, Site, WATCH, digest, greeting, hello, until};
 use berth_tests::wire::{Connection, Response, head, is, request, request_as};
 use serde_json::{Value, json};
 
@@ -195,7 +195,7 @@ fn plugins_and_routes_change_in_one_step_however_the_host_is_told() {
             .iter()
             .map(|plugin| plugin["name"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(names, ["steady", "new", "same"]);
+        assert_eq!(names, ["new", "same", "steady"], "by name");
         is(
             &running.operator.ask("GET", "/admin/plugins/old", &[], b""),
             404,
@@ -448,7 +448,7 @@ fn component_somewhere_else_must_be_good_though_an_old_version_is_kept() {
         running.apply(&Manifest::new().handler_file("x", &site.at("x.wasm"), "limits = { concurrency = 2 }"));
     assert_eq!(event["changed"], json!(["x"]));
     assert_eq!(running.get("/x/Ada").text(), greeting(1, "Ada"));
-    assert_eq!(running.operator.serves("x"), sha256(&hello(1)));
+    assert_eq!(running.operator.serves("x"), digest(&hello(1)));
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn bounds(bounds: &Value) -> Option<String> {
         of("errorPoints")?,
         of("p99Requests")?,
         of("p99Factor")?,
-        of("p99FloorMs")?,
+        of("p99FloorMs")?.trim_end_matches(".0"),
         of("promoteAfter")?,
     ))
 }

@@ -132,6 +132,7 @@ impl Reloader {
             // When their components are whole, it is tried again.
             self.wanted = Some(next);
             self.watch_files();
+            faults.sort_by_key(|fault| (fault.line, fault.column));
             return Err(refused(faults.iter().map(ToString::to_string).collect()));
         }
         if let Err(error) = self.change_roles(&before, &next).await {
