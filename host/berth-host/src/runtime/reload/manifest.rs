@@ -5,11 +5,13 @@
 //! every fault is told. What the rest of the manifest says (addresses, limits of the host, keys, the database) was built
 //! into the process at its start: a change there is named, and waits for the next one.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::events::{Event, Kind};
 use super::kept::By;
+use super::watch::read_whole;
 use super::{Held, Outcome, REST, Reloader, probe, start};
 use crate::config::{self, Environment};
 use crate::error::Error;
@@ -17,6 +19,9 @@ use crate::grants::Capability;
 use crate::runtime::plugin::{LoadFault, Plugin, PluginSpec};
 use crate::state::HostSpec;
 use crate::table::Table;
+
+/// The largest manifest that is read again, in bytes. One of a hundred plugins has some 50 KiB.
+const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 
 /// What stands for the manifest where plugins stand by their names.
 pub(super) const MANIFEST: &str = "";
@@ -57,13 +62,9 @@ impl Reloader {
             Box::new(event)
         };
         let file = self.spec.file.clone();
-        let read = self
-            .compiler
-            .run(move || config::load(&file, &Environment::of_process()))
-            .await;
-        let mut next = match read {
+        let mut next = match self.compiler.run(move || read(&file)).await {
             Some(Ok(next)) => next,
-            Some(Err(faults)) => return Err(refused(faults.iter().map(ToString::to_string).collect())),
+            Some(Err(faults)) => return Err(refused(faults)),
             None => return Err(refused(vec!["the manifest could not be read".to_owned()])),
         };
         if self.development {
@@ -209,6 +210,14 @@ impl Reloader {
             disabled,
         ))
     }
+}
+
+/// The manifest, read whole like a component: what is no file, or without an end, must not hold up the thread.
+fn read(file: &Path) -> Result<HostSpec, Vec<String>> {
+    let bytes = read_whole(file, MAX_MANIFEST).map_err(|fault| vec![fault.to_string()])?;
+    let text = String::from_utf8(bytes).map_err(|_| vec![format!("{}: it is not UTF-8", file.display())])?;
+    config::parse(file, &text, &Environment::of_process())
+        .map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 /// The sections that differ from what the host was started with and are read at the start only.
