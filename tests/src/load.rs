@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Request;
+use http::request::Builder;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -81,18 +83,28 @@ impl Client {
 
     /// One `GET`, to the end of its body: the status, `Retry-After`, and how long it took.
     pub async fn get(&mut self, path: &str) -> (u16, Option<String>, Duration) {
-        let request = Request::get(path)
-            .header("host", "berth.test")
-            .body(Empty::new())
-            .expect("a request");
         let started = Instant::now();
-        self.0.ready().await.expect("a connection that is open");
-        let response = self.0.send_request(request).await.expect("an answer");
+        let response = self.send(Request::get(path)).await;
         let status = response.status().as_u16();
         let retry = response.headers().get("retry-after");
         let retry = retry.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         response.into_body().collect().await.expect("a whole body");
         (status, retry, started.elapsed())
+    }
+
+    /// One `GET` with a request id of ours, to the end of its body: the status and the body.
+    pub async fn ask(&mut self, path: &str, id: &str) -> (u16, String) {
+        let response = self.send(Request::get(path).header("x-request-id", id)).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a whole body");
+        (status, String::from_utf8_lossy(&body.to_bytes()).into_owned())
+    }
+
+    async fn send(&mut self, request: Builder) -> Response<Incoming> {
+        let request = request.header("host", "berth.test").body(Empty::new());
+        self.0.ready().await.expect("a connection that is open");
+        let sent = self.0.send_request(request.expect("a request"));
+        sent.await.expect("an answer")
     }
 }
 

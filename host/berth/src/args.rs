@@ -164,12 +164,12 @@ const PLUGIN_EXAMPLES: &str = "\
 Examples:
   berth plugin list                             what serves, since when, and how well
   berth plugin show greeter                     all of one plugin, with the versions that are kept
-  berth plugin deploy greeter greeter.wasm      check, try and swap; a component that doesn't fit changes nothing
+  berth plugin deploy greeter greeter.wasm      check, try, swap; or change nothing
   berth plugin deploy greeter greeter.wasm --canary 10% --promote-after 500
-                                                a tenth of the callers first; all of them after 500 good requests
+                                                a tenth of the callers first
   berth plugin promote greeter                  all of them now
   berth plugin rollback greeter                 back to the version before
-  berth plugin rollback greeter --to 1a2b3c     back to a kept version, by the first digits of its digest
+  berth plugin rollback greeter --to 1a2b3c     back to the kept version 1a2b3c…
   berth plugin disable greeter                  its routes answer 503 until `enable`
   berth plugin logs greeter --follow            what it and the host say, as it comes
   berth plugin events --follow                  every swap, every refusal, and why

@@ -24,6 +24,7 @@ use berth_host::listen::tls::Tls;
 use berth_host::listen::{self, Shutdown};
 use berth_host::runtime::plugin::Plugin;
 use berth_host::runtime::reload::Reloader;
+use berth_host::runtime::reload::events::StepTimes;
 use berth_host::services::Services;
 use berth_host::state::{Host, HostSpec};
 use clap::Parser;
@@ -226,15 +227,23 @@ fn bind(section: &str, address: std::net::SocketAddr) -> Result<listen::Bound, S
 
 fn announce(plugin: &Plugin) {
     match &plugin.serving().current {
-        Ok(version) => tracing::info!(
-            target: "berth::plugin",
-            plugin = plugin.name,
-            version = version.digest,
-            kind = version.pre.kind(),
-            took_ms = u64::try_from(version.steps.total().as_millis()).unwrap_or(u64::MAX),
-            cached = version.steps.cached,
-            "loaded",
-        ),
+        Ok(version) => {
+            let steps = StepTimes::from(version.steps);
+            tracing::info!(
+                target: "berth::plugin",
+                plugin = plugin.name,
+                version = version.digest,
+                kind = version.pre.kind(),
+                bytes = version.size,
+                total_us = steps.total_us,
+                read_us = steps.read_us,
+                verify_us = steps.verify_us,
+                compile_us = steps.compile_us,
+                cached = steps.cached,
+                link_us = steps.link_us,
+                "loaded",
+            );
+        }
         Err(fault) => tracing::error!(
             target: "berth::plugin",
             plugin = plugin.name,

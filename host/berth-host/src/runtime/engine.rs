@@ -72,8 +72,10 @@ const FIBER_STACK: usize = 2 * 1024 * 1024;
 const KEEP_MEMORY: usize = 1024 * 1024;
 const KEEP_STACK: usize = 64 * 1024;
 const KEEP_TABLE: usize = 64 * 1024;
-/// Slots whose pages are given back in one go.
-const DECOMMIT_BATCH: usize = 16;
+/// Slots whose pages are given back in one go. No batches: a slot that waits for others isn't found when its module is
+/// dropped, and holds on to the version's memory image and machine code until somebody else gets the slot. After a swap
+/// that may be never. Nothing is lost by it, as Linux takes one `madvise` for each region anyway.
+const DECOMMIT_BATCH: usize = 1;
 
 /// Engine, linker and what all stores share.
 pub struct Runtime {

@@ -1,18 +1,15 @@
 //! What is measured: a table of cases and a table of ratios. A new case is one line in each.
 //!
 //! A case is a server and a request. Servers that are equal are started once and shared. A variant of berth is
-//! a [`Setup`]. A case during which something else happens, such as swaps, names it in `meanwhile`.
+//! a [`Setup`]. What is measured while components are swapped has a table of its own, in [`super::swap`].
 
 use super::request::Request;
-use crate::failure::Failure;
 
 /// One thing to measure.
 pub(super) struct Case {
     pub(super) key: &'static str,
     pub(super) server: Server,
     pub(super) request: Request,
-    /// Called again and again while the case is measured.
-    pub(super) meanwhile: Option<fn() -> Result<(), Failure>>,
 }
 
 /// Who answers.
@@ -32,8 +29,18 @@ pub(super) struct Setup {
     pub(super) name: &'static str,
     /// `reuse` of the plugins that have it.
     pub(super) reuse: &'static [(&'static str, &'static str)],
-    /// With the bundled auth policy, a private Postgres and one account, instead of the fixture.
-    pub(super) accounts: bool,
+    pub(super) serves: Serves,
+}
+
+/// What a berth serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// A typed policy and two handlers.
+    Plain,
+    /// The bundled auth policy with a private Postgres and one account, and what asks them.
+    Accounts,
+    /// What is swapped: a plugin for each case, and an admin API to do it with.
+    Swapped,
 }
 
 /// A variant of `wasmtime serve`.
@@ -67,28 +74,28 @@ impl Server {
 const FRESH: Setup = Setup {
     name: "berth",
     reuse: &[],
-    accounts: false,
+    serves: Serves::Plain,
 };
 
 /// One request after another on the same instances.
 const REUSED: Setup = Setup {
     name: "berth-reused",
     reuse: &[("auth", "serial"), ("hello", "serial"), ("hello-p3", "serial")],
-    accounts: false,
+    serves: Serves::Plain,
 };
 
 /// Several requests at once on the same instance, as `wasmtime serve` does.
 const CONCURRENT: Setup = Setup {
     name: "berth-concurrent",
     reuse: &[("hello-p3", "concurrent")],
-    accounts: false,
+    serves: Serves::Plain,
 };
 
 /// Accounts in a private Postgres, a fresh instance per request.
 pub(super) const ACCOUNTS: Setup = Setup {
     name: "berth-accounts",
     reuse: &[],
-    accounts: true,
+    serves: Serves::Accounts,
 };
 
 /// The reuse is the CLI's default for 0.2, spelled out so that it shows in the report. `-Scli` because a guest
@@ -111,7 +118,7 @@ const SERVE03: Cli = Cli {
     ],
 };
 
-const VERIFY_EMAIL: Request = Request {
+pub(super) const VERIFY_EMAIL: Request = Request {
     path: "/api/v1/auth/verify-email",
     // 200 bytes.
     json: Some(concat!(
@@ -123,13 +130,13 @@ const VERIFY_EMAIL: Request = Request {
     signed_in: false,
     answer: "\"emailVerified\"",
 };
-const HELLO: Request = Request {
+pub(super) const HELLO: Request = Request {
     path: "/hello/world",
     json: None,
     signed_in: false,
     answer: "Hello, world.",
 };
-const HELLO_P3: Request = Request {
+pub(super) const HELLO_P3: Request = Request {
     path: "/hello-p3/world",
     json: None,
     signed_in: false,
@@ -197,24 +204,24 @@ const SQL: Request = Request {
 
 #[rustfmt::skip]
 pub(super) const CASES: &[Case] = &[
-    Case { key: "hyper",        server: Server::PlainHyper,              request: VERIFY_EMAIL, meanwhile: None },
-    Case { key: "hyper-get",    server: Server::PlainHyper,              request: HELLO,        meanwhile: None },
-    Case { key: "typed-fresh",  server: Server::Berth(&FRESH),           request: VERIFY_EMAIL, meanwhile: None },
-    Case { key: "http02-fresh", server: Server::Berth(&FRESH),           request: HELLO,        meanwhile: None },
-    Case { key: "http03-fresh", server: Server::Berth(&FRESH),           request: HELLO_P3,     meanwhile: None },
-    Case { key: "typed-reused",  server: Server::Berth(&REUSED),         request: VERIFY_EMAIL, meanwhile: None },
-    Case { key: "http02-reused", server: Server::Berth(&REUSED),         request: HELLO,        meanwhile: None },
-    Case { key: "http03-reused", server: Server::Berth(&REUSED),         request: HELLO_P3,     meanwhile: None },
-    Case { key: "http03-concurrent", server: Server::Berth(&CONCURRENT), request: HELLO_P3,     meanwhile: None },
-    Case { key: "serve02",      server: Server::WasmtimeServe(&SERVE02), request: HELLO,        meanwhile: None },
-    Case { key: "serve03",      server: Server::WasmtimeServe(&SERVE03), request: HELLO,        meanwhile: None },
-    Case { key: "native-sql",    server: Server::NativeSql(&ACCOUNTS),   request: SQL,          meanwhile: None },
-    Case { key: "sql",           server: Server::Berth(&ACCOUNTS),       request: SQL,          meanwhile: None },
-    Case { key: "login",         server: Server::Berth(&ACCOUNTS),       request: LOGIN,        meanwhile: None },
-    Case { key: "me",            server: Server::Berth(&ACCOUNTS),       request: ME,           meanwhile: None },
-    Case { key: "caller",        server: Server::Berth(&ACCOUNTS),       request: CALLER,       meanwhile: None },
-    Case { key: "token-issue",   server: Server::Berth(&ACCOUNTS),       request: TOKEN_ISSUE,  meanwhile: None },
-    Case { key: "token-verify",  server: Server::Berth(&ACCOUNTS),       request: TOKEN_VERIFY, meanwhile: None },
+    Case { key: "hyper",        server: Server::PlainHyper,              request: VERIFY_EMAIL },
+    Case { key: "hyper-get",    server: Server::PlainHyper,              request: HELLO },
+    Case { key: "typed-fresh",  server: Server::Berth(&FRESH),           request: VERIFY_EMAIL },
+    Case { key: "http02-fresh", server: Server::Berth(&FRESH),           request: HELLO },
+    Case { key: "http03-fresh", server: Server::Berth(&FRESH),           request: HELLO_P3 },
+    Case { key: "typed-reused",  server: Server::Berth(&REUSED),         request: VERIFY_EMAIL },
+    Case { key: "http02-reused", server: Server::Berth(&REUSED),         request: HELLO },
+    Case { key: "http03-reused", server: Server::Berth(&REUSED),         request: HELLO_P3 },
+    Case { key: "http03-concurrent", server: Server::Berth(&CONCURRENT), request: HELLO_P3 },
+    Case { key: "serve02",      server: Server::WasmtimeServe(&SERVE02), request: HELLO },
+    Case { key: "serve03",      server: Server::WasmtimeServe(&SERVE03), request: HELLO },
+    Case { key: "native-sql",    server: Server::NativeSql(&ACCOUNTS),   request: SQL },
+    Case { key: "sql",           server: Server::Berth(&ACCOUNTS),       request: SQL },
+    Case { key: "login",         server: Server::Berth(&ACCOUNTS),       request: LOGIN },
+    Case { key: "me",            server: Server::Berth(&ACCOUNTS),       request: ME },
+    Case { key: "caller",        server: Server::Berth(&ACCOUNTS),       request: CALLER },
+    Case { key: "token-issue",   server: Server::Berth(&ACCOUNTS),       request: TOKEN_ISSUE },
+    Case { key: "token-verify",  server: Server::Berth(&ACCOUNTS),       request: TOKEN_VERIFY },
 ];
 
 /// The keys say `hyper` for both baselines: each case is compared with plain hyper answering the same request.

@@ -17,6 +17,13 @@ pub(super) fn string_member<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     rest.split_once('"').map(|(value, _)| value)
 }
 
+/// The value of a member that is a whole number, found the same way.
+pub(super) fn number_member(text: &str, name: &str) -> Option<f64> {
+    let (_, rest) = text.split_once(&format!("\"{name}\":"))?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest.get(..end)?.parse().ok()
+}
+
 impl Json {
     pub(super) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
@@ -91,6 +98,15 @@ mod tests {
             ("c", Json::Object(Vec::new())),
         ]);
         assert_eq!(value.to_string(), r#"{"b":1.5,"a":[2,"x"],"c":{}}"#);
+    }
+
+    #[test]
+    fn whole_numbers_are_found_by_their_name() {
+        let text = r#"{"steps":{"aUs":12,"bUs":3},"c":"d"}"#;
+        assert_eq!(number_member(text, "aUs"), Some(12.0));
+        assert_eq!(number_member(text, "bUs"), Some(3.0));
+        assert_eq!(number_member(text, "c"), None);
+        assert_eq!(number_member(text, "d"), None);
     }
 
     #[test]

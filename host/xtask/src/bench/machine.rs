@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use super::json::Json;
 use crate::commands;
 use crate::workspace::Workspace;
 
@@ -39,6 +40,41 @@ impl Machine {
             wasmtime: or_unknown(lock.and_then(|text| locked_version(&text, "wasmtime"))),
             wasmtime_cli: None,
         }
+    }
+}
+
+impl Machine {
+    /// The first lines of a report: of which command, when, and where.
+    pub(super) fn text(&self, command: &str) -> String {
+        format!(
+            "\nberth {command}, {}\n  machine      {}, {} cores, Linux {}, load {} before the start\n  \
+             versions     {}; wasmtime {} in berth, CLI {}\n",
+            self.date,
+            self.cpu,
+            self.cores,
+            self.kernel,
+            self.load,
+            self.rustc,
+            self.wasmtime,
+            self.wasmtime_cli.as_deref().unwrap_or("not measured"),
+        )
+    }
+
+    /// The same for a program.
+    pub(super) fn json(&self) -> Json {
+        Json::object([
+            ("date", Json::text(&self.date)),
+            ("cpu", Json::text(&self.cpu)),
+            ("cores", Json::Number(self.cores as f64)),
+            ("kernel", Json::text(&self.kernel)),
+            ("load", Json::text(&self.load)),
+            ("rustc", Json::text(&self.rustc)),
+            ("wasmtime", Json::text(&self.wasmtime)),
+            (
+                "wasmtimeCli",
+                self.wasmtime_cli.as_ref().map_or(Json::Null, Json::text),
+            ),
+        ])
     }
 }
 

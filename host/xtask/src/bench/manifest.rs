@@ -1,15 +1,24 @@
-//! The manifest that the measured berth runs with: the three plugins, two routes, and
-//! no limits on attempts: all requests come from one address.
+//! The manifests that the measured berths run with. No limits on attempts: all requests come from one address.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
+#[cfg(test)]
+use super::cases::Serves;
 use super::cases::Setup;
 
 /// Plugin, component below the folder of components, and what makes it more than a handler.
 const PLUGINS: &[(&str, &str, Option<&str>)] = &[
     ("auth", "fixtures/auth-static", Some("auth")),
     ("hello", "hello", None),
+    ("hello-p3", "hello-p3", None),
+];
+
+/// The plugins that are swapped.
+const SWAPPED: &[(&str, &str, Option<&str>)] = &[
+    ("auth", "fixtures/auth-static", Some("auth")),
+    ("hello", "hello", None),
+    ("hello-reused", "hello", None),
     ("hello-p3", "hello-p3", None),
 ];
 
@@ -64,7 +73,27 @@ pub(super) fn manifest(listen: SocketAddr, components: &Path, setup: &Setup) -> 
          [identity]\naddress_rate = \"off\"\naccount_rate = \"off\"\n",
         toml_string(&listen.to_string())
     );
-    for (plugin, component, policy) in PLUGINS {
+    text += &handlers(components, PLUGINS, setup);
+    text
+}
+
+/// `berth.toml` of a berth whose plugins are swapped: with a data folder, which has the token for its admin API, and that on
+/// any free port.
+pub(super) fn swapped(listen: SocketAddr, components: &Path, data: &Path, setup: &Setup) -> String {
+    let mut text = format!(
+        "[http]\nlisten = {}\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n[data]\ndir = {}\n\n\
+         [identity]\naddress_rate = \"off\"\naccount_rate = \"off\"\n",
+        toml_string(&listen.to_string()),
+        toml_string(&data.to_string_lossy())
+    );
+    text += &handlers(components, SWAPPED, setup);
+    text
+}
+
+/// Plugins without grants, and the routes to those that are handlers.
+fn handlers(components: &Path, plugins: &[(&str, &str, Option<&str>)], setup: &Setup) -> String {
+    let mut text = String::new();
+    for (plugin, component, policy) in plugins {
         let file = components.join(format!("{component}.wasm"));
         text += &format!(
             "\n[plugins.{plugin}]\ncomponent = {}\n",
@@ -77,7 +106,7 @@ pub(super) fn manifest(listen: SocketAddr, components: &Path, setup: &Setup) -> 
             text += &format!("reuse = {}\n", toml_string(reuse));
         }
     }
-    for (plugin, _, _) in PLUGINS.iter().filter(|(_, _, policy)| policy.is_none()) {
+    for (plugin, _, _) in plugins.iter().filter(|(_, _, policy)| policy.is_none()) {
         text += &format!(
             "\n[[routes]]\npath = {}\nplugin = {}\naccess = \"public\"\n",
             toml_string(&format!("/{plugin}/*")),
@@ -100,7 +129,7 @@ mod tests {
         let setup = Setup {
             name: "x",
             reuse: &[("hello-p3", "concurrent")],
-            accounts: false,
+            serves: Serves::Plain,
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 4000));
         let expected = r#"[http]

@@ -6,6 +6,8 @@
 //!
 //! Every request is checked once before anything is measured, and a run in which wrk saw a refused or broken
 //! request is a failure: a fast wrong answer is not a result. berth's request logging stays on.
+//!
+//! `cargo xtask bench swap` compares berth with itself while its components are swapped: see [`swap`].
 
 mod cases;
 mod database;
@@ -16,10 +18,10 @@ mod options;
 mod report;
 mod request;
 mod servers;
+mod swap;
 mod wrk;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::commands::{self, SEE_ABOVE};
@@ -37,6 +39,11 @@ use wrk::Wrk;
 pub(crate) use options::HELP;
 
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Failure> {
+    if let Some((first, rest)) = arguments.split_first()
+        && first == "swap"
+    {
+        return swap::run(workspace, rest);
+    }
     let options = Options::parse(arguments)?;
     let cases = options.cases()?;
     let mut machine = Machine::look(workspace);
@@ -140,37 +147,10 @@ fn measure(
         let first = round % measured.len().max(1);
         let (later, sooner) = measured.split_at_mut(first);
         for one in sooner.iter_mut().chain(later) {
-            let run = alongside(one.case, || {
-                wrk.run(one.case, servers.target(one.case)?, options.seconds)
-            })?;
-            one.runs.push(run);
+            one.runs
+                .push(wrk.run(one.case, servers.target(one.case)?, options.seconds)?);
         }
         say::done("round", &format!("{} of {}", round + 1, options.rounds), start);
     }
     Ok(measured)
-}
-
-/// Runs the measurement, with the case's `meanwhile` over and over on another thread until it ends.
-fn alongside<T>(case: &Case, measure: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    let Some(meanwhile) = case.meanwhile else {
-        return measure();
-    };
-    let measuring = AtomicBool::new(true);
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            while measuring.load(Ordering::Relaxed) {
-                meanwhile()?;
-            }
-            Ok(())
-        });
-        let result = measure();
-        measuring.store(false, Ordering::Relaxed);
-        match other.join() {
-            Ok(outcome) => outcome.and(result),
-            Err(_) => Err(Failure::new(format!(
-                "What runs beside the case `{}` has panicked.",
-                case.key
-            ))),
-        }
-    })
 }

@@ -6,19 +6,23 @@ use super::cases::{CASES, Case, Server};
 use crate::failure::Failure;
 
 pub(crate) const HELP: &str = "\
-Measure berth against plain hyper and against `wasmtime serve`, and print the ratios.
+Measure berth against plain hyper and against `wasmtime serve`, and print the ratios. With `swap`, measure berth while
+its components are swapped against the same berth while they aren't.
 
 Usage: cargo xtask bench [OPTIONS]
+       cargo xtask bench swap [OPTIONS]
 
   --seconds N       length of one run                                    [5]
   --rounds N        rounds; every case runs once in each                 [5]
   --connections N   connections that wrk keeps open                      [32]
   --only KEY...     only these cases
+  --swaps N         swaps of each case: rounds are added until so many were made, and a
+                    tenth of them where each one is compiled             [1000; `bench swap` only]
   --wasmtime PATH   a wasmtime CLI to compare with                       [installed into target/tools]
   --no-wasmtime     leave the cases `serve02` and `serve03` out
   --json            one JSON object on stdout, progress on stderr
 
-Cases:
+Cases of `bench`:
   hyper         plain hyper,    POST /api/v1/auth/verify-email: JSON in, JSON out
   hyper-get     plain hyper,    GET /hello/world
   typed-fresh   berth,          the POST, answered by a typed policy
@@ -38,9 +42,16 @@ Cases:
   serve02       wasmtime serve, the same 0.2 handler, a fresh instance per request
   serve03       wasmtime serve, the same 0.3 handler, with the CLI's default reuse
 
+Cases of `bench swap`, each once while nothing is swapped and once while its plugin is swapped again and again:
+  typed-fresh, http02-fresh, http02-reused, http03-concurrent
+                as above, between two versions whose machine code is in the cache
+  http02-compiled
+                as http02-fresh, every time with a component that has to be compiled
+
 All servers run at once; the cases take turns, in an order that rotates. Ratios count, absolute numbers don't.
 Close other programs first. Logs and manifests are in target/bench/. For a quick look:
-  cargo xtask bench --only hyper typed-fresh --rounds 3 --seconds 2";
+  cargo xtask bench --only hyper typed-fresh --rounds 3 --seconds 2
+  cargo xtask bench swap --only http02-fresh --swaps 100";
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +61,8 @@ pub(super) struct Options {
     pub(super) connections: usize,
     pub(super) json: bool,
     pub(super) cli: Cli,
+    /// Swaps of each case, if they are what is measured.
+    pub(super) swaps: Option<usize>,
     only: Vec<String>,
 }
 
@@ -62,13 +75,36 @@ pub(super) enum Cli {
 }
 
 impl Options {
+    /// Those of `bench`.
     pub(super) fn parse(arguments: &[String]) -> Result<Self, Failure> {
+        let options = Self::read(arguments)?;
+        match options.swaps {
+            None => Ok(options),
+            Some(_) => Err(Failure::usage(
+                "`--swaps` is for `cargo xtask bench swap`; write `swap` before the options.",
+            )),
+        }
+    }
+
+    /// Those of `bench swap`.
+    pub(super) fn of_swaps(arguments: &[String]) -> Result<Self, Failure> {
+        let options = Self::read(arguments)?;
+        match options.cli {
+            Cli::Install => Ok(options),
+            Cli::At(_) | Cli::None => Err(Failure::usage(
+                "`bench swap` measures berth alone. Leave `--wasmtime` and `--no-wasmtime` out.",
+            )),
+        }
+    }
+
+    fn read(arguments: &[String]) -> Result<Self, Failure> {
         let mut options = Self {
             seconds: 5,
             rounds: 5,
             connections: 32,
             json: false,
             cli: Cli::Install,
+            swaps: None,
             only: Vec::new(),
         };
         let mut rest = arguments.iter().peekable();
@@ -86,6 +122,7 @@ impl Options {
                 "--seconds" => options.seconds = number(name, value())?,
                 "--rounds" => options.rounds = number(name, value())?,
                 "--connections" => options.connections = number(name, value())?,
+                "--swaps" => options.swaps = Some(number(name, value())?),
                 "--wasmtime" => options.cli = Cli::At(path(value())?),
                 "--no-wasmtime" => options.cli = Cli::None,
                 "--json" => options.json = true,
@@ -97,7 +134,9 @@ impl Options {
                             .extend(keys.split(',').filter(|key| !key.is_empty()).map(str::to_owned));
                     }
                     if options.only.len() == before {
-                        return Err(Failure::usage(format!("`--only` needs a case. {}", known())));
+                        return Err(Failure::usage(
+                            "`--only` needs a case. `cargo xtask bench --help` lists them.",
+                        ));
                     }
                 }
                 _ => {
@@ -110,16 +149,32 @@ impl Options {
         Ok(options)
     }
 
-    /// The cases to measure, in the table's order.
-    pub(super) fn cases(&self) -> Result<Vec<&'static Case>, Failure> {
-        for key in &self.only {
-            if !CASES.iter().any(|case| case.key == key) {
-                return Err(Failure::usage(format!("There is no case `{key}`. {}", known())));
+    /// What `--only` names of a table, in the table's order; all of it without.
+    pub(super) fn chosen<T>(
+        &self,
+        table: &'static [T],
+        key: impl Fn(&T) -> &'static str,
+    ) -> Result<Vec<&'static T>, Failure> {
+        for wanted in &self.only {
+            if !table.iter().any(|case| key(case) == wanted) {
+                let keys: Vec<&str> = table.iter().map(&key).collect();
+                return Err(Failure::usage(format!(
+                    "There is no case `{wanted}`. The cases are {}.",
+                    keys.join(", ")
+                )));
             }
         }
-        let chosen: Vec<&Case> = CASES
+        Ok(table
             .iter()
-            .filter(|case| self.only.is_empty() || self.only.iter().any(|key| key == case.key))
+            .filter(|case| self.only.is_empty() || self.only.iter().any(|wanted| wanted == key(case)))
+            .collect())
+    }
+
+    /// The cases to measure, in the table's order.
+    pub(super) fn cases(&self) -> Result<Vec<&'static Case>, Failure> {
+        let chosen: Vec<&Case> = self
+            .chosen(CASES, |case| case.key)?
+            .into_iter()
             .filter(|case| self.cli != Cli::None || !matches!(case.server, Server::WasmtimeServe(_)))
             .collect();
         // Without `--only`, leaving cases out is the point; with it, it is a contradiction.
@@ -134,11 +189,6 @@ impl Options {
         }
         Ok(chosen)
     }
-}
-
-fn known() -> String {
-    let keys: Vec<&str> = CASES.iter().map(|case| case.key).collect();
-    format!("The cases are {}.", keys.join(", "))
 }
 
 fn number(option: &str, value: Option<String>) -> Result<usize, Failure> {
@@ -178,6 +228,23 @@ mod tests {
                 .map(|&argument| argument.to_owned())
                 .collect::<Vec<_>>(),
         )
+    }
+
+    #[test]
+    fn swaps_are_counted_where_something_is_swapped() -> Result<(), Failure> {
+        let swap = |arguments: &[&str]| {
+            Options::of_swaps(
+                &arguments
+                    .iter()
+                    .map(|&argument| argument.to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(swap(&["--swaps", "5", "--seconds", "1"])?.swaps, Some(5));
+        assert_eq!(swap(&[])?.swaps, None);
+        assert!(parse(&["--swaps", "5"]).is_err());
+        assert!(swap(&["--no-wasmtime"]).is_err());
+        Ok(())
     }
 
     fn keys(options: &Options) -> Result<Vec<&'static str>, Failure> {

@@ -61,21 +61,11 @@ impl Report {
 
     /// For a person.
     pub(super) fn text(&self) -> String {
-        let machine = &self.machine;
-        let mut text = format!(
-            "\nberth bench, {}\n  machine      {}, {} cores, Linux {}, load {} before the start\n  \
-             versions     {}; wasmtime {} in berth, CLI {}\n  requests     {}\n  \
+        let mut text = self.machine.text("bench");
+        text += &format!(
+            "  requests     {}\n  \
              rounds       {}, cases in rotated order, 1 s of warm-up per case first; request logging on\n",
-            machine.date,
-            machine.cpu,
-            machine.cores,
-            machine.kernel,
-            machine.load,
-            machine.rustc,
-            machine.wasmtime,
-            machine.wasmtime_cli.as_deref().unwrap_or("not measured"),
-            self.command,
-            self.rounds
+            self.command, self.rounds
         );
         for (name, command) in &self.servers {
             text += &format!("  {name:<16} {command}\n");
@@ -114,20 +104,6 @@ impl Report {
 
     /// For a program.
     pub(super) fn json(&self) -> Json {
-        let machine = &self.machine;
-        let machine = Json::object([
-            ("date", Json::text(&machine.date)),
-            ("cpu", Json::text(&machine.cpu)),
-            ("cores", Json::Number(machine.cores as f64)),
-            ("kernel", Json::text(&machine.kernel)),
-            ("load", Json::text(&machine.load)),
-            ("rustc", Json::text(&machine.rustc)),
-            ("wasmtime", Json::text(&machine.wasmtime)),
-            (
-                "wasmtimeCli",
-                machine.wasmtime_cli.as_ref().map_or(Json::Null, Json::text),
-            ),
-        ]);
         let texts = |(name, command): &(&str, String)| ((*name).to_owned(), Json::text(command));
         let cases = self
             .measured
@@ -139,7 +115,7 @@ impl Report {
             (ratio.key.to_owned(), members)
         });
         Json::object([
-            ("machine", machine),
+            ("machine", self.machine.json()),
             ("command", Json::text(&self.command)),
             ("rounds", Json::Number(self.rounds as f64)),
             ("servers", Json::Object(self.servers.iter().map(texts).collect())),
@@ -192,7 +168,7 @@ fn case_json(measured: &Measured) -> Json {
 }
 
 /// The middle value, or the mean of the two middle ones; NaN of nothing.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
@@ -204,7 +180,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The median of the ratios within each round.
-fn ratio_of(over: &[f64], under: &[f64]) -> f64 {
+pub(super) fn ratio_of(over: &[f64], under: &[f64]) -> f64 {
     median(over.iter().zip(under).map(|(over, under)| over / under).collect())
 }
 
@@ -216,7 +192,7 @@ fn extremes(values: &[f64]) -> (f64, f64) {
 }
 
 /// `99 585`.
-fn thousands(value: f64) -> String {
+pub(super) fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -229,7 +205,7 @@ fn thousands(value: f64) -> String {
 }
 
 /// Microseconds, in the unit that suits them.
-fn time(microseconds: f64) -> String {
+pub(super) fn time(microseconds: f64) -> String {
     if microseconds < 1e3 {
         format!("{microseconds:.0} us")
     } else if microseconds < 1e6 {
@@ -239,7 +215,7 @@ fn time(microseconds: f64) -> String {
     }
 }
 
-fn rounded(value: f64, digits: i32) -> f64 {
+pub(super) fn rounded(value: f64, digits: i32) -> f64 {
     let factor = 10_f64.powi(digits);
     (value * factor).round() / factor
 }
@@ -259,6 +235,7 @@ mod tests {
                 p99: 1500.0,
             };
             Run {
+                requests: 1_000,
                 requests_per_second,
                 latency,
             }

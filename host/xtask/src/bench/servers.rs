@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::cases::{self, Case};
+use super::cases::{self, Case, Serves};
 use super::json::string_member;
 use super::{Tools, database, manifest};
 use crate::commands;
@@ -64,7 +64,7 @@ impl Servers {
         kinds.sort_by_key(|kind| matches!(kind, cases::Server::NativeSql(_)));
         for (kind, address) in kinds.iter().zip(free_addresses(kinds.len())?) {
             let mut server = Server::start(workspace, tools, *kind, address)?;
-            if matches!(kind, cases::Server::Berth(setup) if setup.accounts) {
+            if matches!(kind, cases::Server::Berth(setup) if setup.serves == Serves::Accounts) {
                 server.sign_up()?;
             }
             servers.running.push(server);
@@ -84,6 +84,23 @@ impl Servers {
     pub(super) fn target(&self, case: &Case) -> Result<(SocketAddr, Option<&str>), Failure> {
         self.of(case)
             .map(|server| (server.address, server.token.as_deref()))
+    }
+
+    /// Where a case's server said that operators can ask it.
+    pub(super) fn admin(&self, case: &Case) -> Result<SocketAddr, Failure> {
+        let server = self.of(case)?;
+        let said = std::fs::read_to_string(&server.log).unwrap_or_default();
+        let address = said
+            .lines()
+            .find_map(|line| line.strip_prefix("berth admin on http://"));
+        address.and_then(|address| address.parse().ok()).ok_or_else(|| {
+            Failure::new(format!(
+                "{} didn't say where its admin API is. Its log, {}, ends so:\n{}",
+                server.name,
+                workspace::short(&server.log).display(),
+                last_lines(&server.log)
+            ))
+        })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Server> {
@@ -232,11 +249,17 @@ fn command(
         }
         cases::Server::Berth(setup) => {
             let file = tools.folder.join(format!("{}.toml", setup.name));
-            let text = if setup.accounts {
-                let data = database::fresh_folder(tools, setup)?;
-                manifest::with_accounts(address, &workspace.components(), &data)
-            } else {
-                manifest::manifest(address, &workspace.components(), setup)
+            let components = workspace.components();
+            let text = match setup.serves {
+                Serves::Plain => manifest::manifest(address, &components, setup),
+                Serves::Accounts => {
+                    let data = database::fresh_folder(tools, setup)?;
+                    manifest::with_accounts(address, &components, &data)
+                }
+                Serves::Swapped => {
+                    let data = database::fresh_folder(tools, setup)?;
+                    manifest::swapped(address, &components, &data, setup)
+                }
             };
             std::fs::write(&file, text).map_err(failure::io(
                 format!(

@@ -20,6 +20,8 @@ pub(super) struct Wrk {
 /// The result of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Run {
+    /// Answered; none of them otherwise than with 2xx or 3xx.
+    pub(super) requests: u64,
     pub(super) requests_per_second: f64,
     pub(super) latency: Latency,
 }
@@ -114,6 +116,11 @@ fn parse(report: &str) -> Result<Run, String> {
     if requests_per_second <= 0.0 {
         return Err("not one request was answered".to_owned());
     }
+    let requests = report
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .and_then(|(count, _)| count.parse().ok())
+        .ok_or_else(|| missing("requests"))?;
     let latency = Latency {
         p50: percentile("50%")?,
         p75: percentile("75%")?,
@@ -121,6 +128,7 @@ fn parse(report: &str) -> Result<Run, String> {
         p99: percentile("99%")?,
     };
     Ok(Run {
+        requests,
         requests_per_second,
         latency,
     })
@@ -171,6 +179,7 @@ Transfer/sec:     11.77MB
         assert_eq!(
             parse(REPORT),
             Ok(Run {
+                requests: 507_873,
                 requests_per_second: 99_585.32,
                 latency
             })

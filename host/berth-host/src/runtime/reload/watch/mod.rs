@@ -1,14 +1,14 @@
 //! Which of the watched files may have changed, and when they have come to rest.
 //!
-//! **Stamps decide, notifications hurry.** What counts as a change is that a look at the path finds another [stamp]
+//! **Stamps decide, notifications hurry.** What counts as a change is that a look at the path finds another stamp
 //! (inode, size, times), or that a notification names a file as written, made, removed or renamed. Every file is looked
 //! at every two seconds in any case. Notifications may be late, dropped, of another file, or not to be had at all: then
 //! a change is told later, but it is told. They come for folders, not for files, because editors rename over a file,
-//! builds delete and make it anew, and Kubernetes swaps a symlink two steps before it; see [trail].
+//! builds delete and make it anew, and Kubernetes swaps a symlink two steps before it; see `trail.rs`.
 //!
 //! **At rest.** A file is told when it was the same for [`SETTLE`], or at once when whoever made it has closed it or has
 //! renamed it into place. While a writer has it open it is not told before a second of silence, and at the latest after
-//! half a minute; see [rest].
+//! half a minute; see `rest.rs`.
 //!
 //! **False alarms are allowed, missed changes are not.** A touch, a chmod or the same bytes again are told; whoever hears
 //! of it reads the file with [`read_whole`] and compares hashes. A file's stamp is taken before its path is told, so that
@@ -16,15 +16,11 @@
 //! stamp; [`read_whole`] doesn't begin before the tick is over.
 //!
 //! **Threads.** One of ours, because a look at a file can take long (a network), and the notification library's own. They
-//! share one small [`Desk`]; however many notifications come, there is at most one look per 5 ms. Both end when the
+//! share one small desk; however many notifications come, there is at most one look per 5 ms. Both end when the
 //! [`Watch`] is dropped.
 //!
 //! Absent: reading or hashing (the caller's), what to do about a missing file (the caller's), watches of whole trees, and
 //! quick notice of a folder that is moved away together with one of the folders it is in (the next sweep finds it).
-//!
-//! [stamp]: stamp::Stamp
-//! [trail]: trail::Trail
-//! [rest]: rest::Rest
 
 mod kicks;
 mod look;
@@ -49,8 +45,8 @@ use self::stamp::Stamp;
 
 pub use self::read::{ReadFault, read_whole};
 
-/// A file that nobody is known to be writing has come to rest when it was the same for this long. More than [`GRAIN`],
-/// and more than what lies between a build's deleting a file and making it again.
+/// A file that nobody is known to be writing has come to rest when it was the same for this long. More than a tick of the
+/// kernel's clock, and more than what lies between a build's deleting a file and making it again.
 pub const SETTLE: Duration = Duration::from_millis(20);
 
 /// How far the times in a stamp may be behind: one tick of the kernel's clock, at most 10 ms (HZ=100), and a little.

@@ -93,36 +93,60 @@ pub fn read_whole(path: &Path, max: u64) -> Result<Vec<u8>, ReadFault> {
 
 /// Nothing if it was another file afterwards.
 fn read_once(path: &Path, max: u64) -> Result<Option<Vec<u8>>, ReadFault> {
-    let fault = |error| ReadFault::of(path, error);
-    // Looked at before opening, because opening is an act to some devices; and after it, because it may be another one.
-    is_file(path, &std::fs::metadata(path).map_err(fault)?)?;
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(fault)?;
-    let Some((before, size)) = settled(path, &file)? else {
-        return Ok(None);
-    };
-    if size > max {
-        return Err(ReadFault::TooLarge {
-            path: path.to_owned(),
-            size,
-            max,
-        });
+    match Opened::open(path, max)? {
+        Some(opened) => opened.read(path),
+        None => Ok(None),
     }
-    let mut bytes = Vec::new();
-    // One more than the size, to see that it ends there.
-    let most = size.saturating_add(1);
-    usize::try_from(most)
-        .map_err(io::Error::other)
-        .and_then(|most| bytes.try_reserve_exact(most).map_err(io::Error::other))
-        .and_then(|()| file.by_ref().take(most).read_to_end(&mut bytes))
-        .map_err(fault)?;
-    let after = Stamp::from(&file.metadata().map_err(fault)?);
-    let same = bytes.len() as u64 == size && after == before && Stamp::of(path) == before;
-    Ok(same.then_some(bytes))
+}
+
+/// A file that may be read, with what it was before.
+struct Opened {
+    file: File,
+    before: Stamp,
+    size: u64,
+}
+
+impl Opened {
+    /// Nothing if it is being changed all the time.
+    fn open(path: &Path, max: u64) -> Result<Option<Self>, ReadFault> {
+        let fault = |error| ReadFault::of(path, error);
+        // Looked at before opening, because opening is an act to some devices; and after it, because it may be another
+        // one.
+        is_file(path, &std::fs::metadata(path).map_err(fault)?)?;
+        let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+            .map_err(fault)?;
+        let Some((before, size)) = settled(path, &file)? else {
+            return Ok(None);
+        };
+        if size > max {
+            return Err(ReadFault::TooLarge {
+                path: path.to_owned(),
+                size,
+                max,
+            });
+        }
+        Ok(Some(Self { file, before, size }))
+    }
+
+    /// Nothing if it is another file afterwards.
+    fn read(mut self, path: &Path) -> Result<Option<Vec<u8>>, ReadFault> {
+        let fault = |error| ReadFault::of(path, error);
+        let mut bytes = Vec::new();
+        // One more than the size, to see that it ends there.
+        let most = self.size.saturating_add(1);
+        usize::try_from(most)
+            .map_err(io::Error::other)
+            .and_then(|most| bytes.try_reserve_exact(most).map_err(io::Error::other))
+            .and_then(|()| self.file.by_ref().take(most).read_to_end(&mut bytes))
+            .map_err(fault)?;
+        let after = Stamp::from(&self.file.metadata().map_err(fault)?);
+        let same = bytes.len() as u64 == self.size && after == self.before && Stamp::of(path) == self.before;
+        Ok(same.then_some(bytes))
+    }
 }
 
 /// The file's stamp, from which every later change will differ, and its size; nothing if it is being changed all the
@@ -284,6 +308,37 @@ mod tests {
             words,
             "the file may not be read (Permission denied (os error 13)); let the user that berth runs as read it and pass the folders it is in"
         );
+    }
+
+    /// What is done to a file between its opening and the last look at it.
+    #[test]
+    fn file_that_is_changed_while_it_is_read_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, new) = (folder.path().join("file"), folder.path().join("new"));
+        let read = |meanwhile: &dyn Fn()| {
+            std::fs::write(&path, "first").unwrap();
+            std::fs::write(&new, "other").unwrap();
+            let opened = Opened::open(&path, MAX).unwrap().unwrap();
+            meanwhile();
+            opened.read(&path).unwrap()
+        };
+        assert_eq!(read(&|| {}).unwrap(), b"first");
+        // As long as before, so that only the times tell it.
+        assert_eq!(read(&|| std::fs::write(&path, "again").unwrap()), None);
+        assert_eq!(read(&|| std::fs::write(&path, "longer text").unwrap()), None);
+        assert_eq!(read(&|| std::fs::write(&path, "").unwrap()), None);
+        // The descriptor shows nothing of a deletion but the number of names, and that only in its time of change.
+        assert_eq!(read(&|| std::fs::rename(&new, &path).unwrap()), None);
+        assert_eq!(read(&|| std::fs::rename(&path, &new).unwrap()), None);
+        assert_eq!(read(&|| std::fs::remove_file(&path).unwrap()), None);
+        // And nothing of a symlink that leads elsewhere.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        std::fs::write(&path, "first").unwrap();
+        let opened = Opened::open(&link, MAX).unwrap().unwrap();
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&new, &link).unwrap();
+        assert_eq!(opened.read(&link).unwrap(), None);
     }
 
     /// A file that grows all the time is never read in part; when it rests it is read whole.
