@@ -435,3 +435,41 @@ fn volume_of_kubernetes_is_swapped_two_links_before_the_file() {
     assert_eq!(served.kinds(), ["refused", "swapped"]);
     served.over(&[1, 2]);
 }
+
+/// It would hold up every other change.
+#[test]
+fn manifest_that_is_no_file_is_told_and_holds_up_nothing() {
+    let served = Served::start();
+    let (site, operator) = (&served.site, &served.operator);
+    let path = site.at("berth.toml");
+    let whole = fs::read(&path).unwrap();
+    let spoils: [(&str, &dyn Fn()); 4] = [
+        ("this is a pipe, not a file", &|| {
+            let made = Command::new("mkfifo").arg(site.at("pipe")).status().unwrap();
+            assert!(made.success());
+            fs::rename(site.at("pipe"), &path).unwrap();
+        }),
+        ("this is a device, not a file", &|| {
+            symlink("/dev/zero", site.at("zero")).unwrap();
+            fs::rename(site.at("zero"), &path).unwrap();
+        }),
+        ("there is no such file", &|| fs::remove_file(&path).unwrap()),
+        ("it is not UTF-8", &|| site.replace("berth.toml", b"# \xff")),
+    ];
+    for (says, spoil) in spoils {
+        let before = operator.last();
+        spoil();
+        let event = operator.event(before, "", "manifest-refused");
+        let faults = event["faults"].as_array().unwrap();
+        assert_eq!(faults.len(), 1, "{event:#}");
+        assert!(faults[0].as_str().unwrap().contains(says), "{event:#}");
+        served.settle();
+        site.replace("berth.toml", &whole);
+        served.settle();
+        let of_manifest = |event: &&serde_json::Value| event["plugin"].is_null();
+        let events = operator.since(before);
+        assert_eq!(events.iter().filter(of_manifest).count(), 1, "{events:#?}");
+    }
+    served.recovers();
+    served.over(&[1, 2]);
+}
