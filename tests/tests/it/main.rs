@@ -67,6 +67,7 @@ mod swap_cache;
 mod swap_editors;
 mod swap_files;
 mod swap_load;
+mod swap_operator;
 mod swap_restart;
 mod swap_served;
 mod swap_signed;

@@ -568,7 +568,8 @@ fn manifest_is_followed_however_an_editor_saves_it() {
         &Manifest::new().handler_file("x", &site.at("x.wasm"), ""),
     );
     let path = site.at("berth.toml");
-    let styles: [(&str, &dyn Fn(&str)); 6] = [
+    type Style<'a> = (&'a str, &'a dyn Fn(&str));
+    let styles: [Style<'_>; 6] = [
         ("in place", &|text| std::fs::write(&path, text).unwrap()),
         ("by rename", &|text| site.replace("berth.toml", text.as_bytes())),
         ("deleted and made again", &|text| {
