@@ -432,7 +432,7 @@ mod tests {
             let error = plugin(&["deploy", "hello", "x.wasm", &format!("--canary={text}")]).unwrap_err();
             assert!(error.contains("is no share of the callers"), "{text}: {error}");
         }
-        let alone = plugin(&["deploy", "hello", "x.wasm", "--promote-after", "5"]).unwrap_err();
+        let alone = plugin(&["deploy", "hello", "x.wasm", "--promote-after", "50"]).unwrap_err();
         assert!(alone.contains("--canary"), "{alone}");
     }
 

@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(signature.as_deref(), Some("untrusted comment: x\n"));
         for (text, expected) in [
             (vec![0xff], "is no signature"),
-            (vec![b'x'; 20_000], "has more than 16.0 KiB"),
+            (vec![b'x'; 40_000], "has more than 32.0 KiB"),
         ] {
             std::fs::write(&signed, text).unwrap();
             let failed = Component::read(&file).err().unwrap();

@@ -172,8 +172,8 @@ fn large_component_is_compared_to_its_last_byte() {
     assert!(!holds(&file, &bytes));
     assert!(!holds(&file, &bytes[..299_999]));
     assert!(!holds(&file.with_extension("absent"), &bytes));
-    let too_large = kept.put("hello", &digest, b"x", Some(&"x".repeat(16 * 1024 + 1)));
-    assert!(matches!(too_large, Err(KeptError::TooLarge { most: 16_384, .. })));
+    let too_large = kept.put("hello", &digest, b"x", Some(&"x".repeat(32 * 1024 + 1)));
+    assert!(matches!(too_large, Err(KeptError::TooLarge { most: 32_768, .. })));
 }
 
 #[test]
