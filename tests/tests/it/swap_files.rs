@@ -185,18 +185,18 @@ fn file_of_200_mb_is_refused_by_its_size() {
             << 10
     };
     let before = peak();
-    refused_once(
-        served,
+    let spare = served.site.at("large");
+    File::create(&spare).unwrap().set_len(SIZE).unwrap();
+    fs::rename(spare, served.site.at(FILE)).unwrap();
+    served.refuses(
         "too-large",
         &["the file has 209715200 bytes; at most 134217728 are read"],
-        |site| {
-            let spare = site.at("large");
-            File::create(&spare).unwrap().set_len(SIZE).unwrap();
-            fs::rename(spare, site.at(FILE)).unwrap();
-            // What was the peak so far says nothing of what is read now, but of what was read it does.
-            assert!(peak() < before + SIZE);
-        },
     );
+    assert!(peak() < before + SIZE / 2, "not a byte of it is read");
+    served.settle();
+    assert_eq!(served.kinds(), ["refused"]);
+    served.recovers();
+    served.over(&[1, 2]);
 }
 
 /// To root nothing is forbidden, unless it gives up the right to that.

@@ -86,17 +86,6 @@ pub enum Found {
     Damaged(String),
 }
 
-impl Found {
-    /// One word, for the log and the metrics.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Missed => "missed",
-            Self::Damaged(_) => "damaged",
-        }
-    }
-}
-
 /// Why the folder can't be used. The host can serve without it, and compiles at every start.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {

@@ -188,7 +188,17 @@ fn compile(runtime: &Runtime, spec: &PluginSpec, source: &Source) -> Result<Comp
     let started = Instant::now();
     let signed_by = match spec.public_keys.as_slice() {
         [] => None,
-        keys => Some(signature::verify(keys, bytes, source.signature.as_deref())?.key_id),
+        keys => {
+            let signed = signature::verify(keys, bytes, source.signature.as_deref())?;
+            tracing::debug!(
+                target: "berth::swap",
+                plugin = spec.name,
+                key = signed.key_id,
+                "the signature is good; its signer says: {}",
+                signed.trusted_comment,
+            );
+            Some(signed.key_id)
+        }
     };
     let verified = started.elapsed();
     sniff(bytes)?;

@@ -74,7 +74,6 @@ pub(super) fn sentence(event: &Value) -> String {
                 list(event, "faults", "; ")
             ),
         },
-        "file-missing" => format!("its file is gone{}{}", serves_on(&to), because(event)),
         other => {
             let versions = match (from.is_empty(), to.is_empty()) {
                 (true, true) => String::new(),
@@ -382,11 +381,6 @@ mod tests {
                 "manifest-refused",
                 json!({ "plugin": null, "faults": ["berth.toml:1:2: x: no", "berth.toml:3:4: y: no"] }),
                 "the manifest was refused, and nothing was changed: berth.toml:1:2: x: no; berth.toml:3:4: y: no",
-            ),
-            (
-                "file-missing",
-                json!({ "to": OLD }),
-                "hello: its file is gone; 1a2b3c4d5e6f serves on",
             ),
             (
                 "moved-house",
