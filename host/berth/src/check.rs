@@ -19,9 +19,17 @@ use crate::{EXIT_FAILED, EXIT_FAULTY};
 /// The manifest of a running host, to find it by. It may have faults: the host serves what it was before.
 pub(crate) fn host_of(file: &Path) -> Result<HostSpec, ExitCode> {
     match config::load_anyway(file, &Environment::of_process()) {
-        Ok((spec, 0)) => Ok(spec),
+        Ok((spec, faults)) if faults.is_empty() => Ok(spec),
+        // It can't be found by what is faulty itself.
+        Ok((_, faults))
+            if faults
+                .iter()
+                .any(|it| it.key.starts_with("admin") || it.key.starts_with("data")) =>
+        {
+            Err(refuse(file, &faults))
+        }
         Ok((spec, faults)) => {
-            let them = if faults == 1 { "a fault" } else { "faults" };
+            let them = if faults.len() == 1 { "a fault" } else { "faults" };
             eprintln!(
                 "berth: {} has {them} (`berth check` tells them); going by its admin address and data folder all the same",
                 file.display()

@@ -122,13 +122,15 @@ pub fn parse(file: &Path, text: &str, env: &Environment) -> Result<HostSpec, Vec
 }
 
 /// Read a manifest and make the best of it, for whoever only looks for the host that serves it: what is faulty is as if it
-/// weren't there. Also how many faults there are.
+/// weren't there. Also the faults.
 ///
 /// # Errors
 /// It can't be read.
-pub fn load_anyway(file: &Path, env: &Environment) -> Result<(HostSpec, usize), Vec<ManifestFault>> {
-    let (spec, faults) = parse_anyway(file, &read(file)?, env);
-    Ok((spec, faults.len()))
+pub fn load_anyway(
+    file: &Path,
+    env: &Environment,
+) -> Result<(HostSpec, Vec<ManifestFault>), Vec<ManifestFault>> {
+    Ok(parse_anyway(file, &read(file)?, env))
 }
 
 fn parse_anyway(file: &Path, text: &str, env: &Environment) -> (HostSpec, Vec<ManifestFault>) {
