@@ -285,19 +285,20 @@ mod tests {
 
     #[test]
     fn what_runs_beside_stops_with_the_measurement_and_its_fault_counts() {
-        let mut times = 0_u32;
-        let result = alongside(
-            || {
-                std::thread::sleep(Duration::from_millis(5));
-                Ok(1)
-            },
-            || {
-                times += 1;
-                Ok(())
-            },
-        );
-        assert_eq!(result.ok(), Some(1));
-        assert!(times > 0);
-        assert!(alongside(|| Ok(1), || Err(Failure::new("refused"))).is_err());
+        let ran = AtomicBool::new(false);
+        // It ends when the other one has been there.
+        let measured = || {
+            while !ran.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            Ok(1)
+        };
+        let beside = |result: Result<(), Failure>| {
+            ran.store(true, Ordering::Relaxed);
+            result
+        };
+        assert_eq!(alongside(measured, || beside(Ok(()))).ok(), Some(1));
+        ran.store(false, Ordering::Relaxed);
+        assert!(alongside(measured, || beside(Err(Failure::new("refused")))).is_err());
     }
 }
