@@ -51,11 +51,10 @@ fn attempts_are_recorded_with_who_what_from_where_and_by_which_component() {
              from identity.audit where request_id = '{id}'"
         ))
     };
-    let digest = berth.log().iter().find_map(|e| {
-        let loaded = e["target"] == "berth::plugin" && e["plugin"] == "auth";
-        loaded.then(|| e["version"].as_str().unwrap().to_owned())
+    let loaded = berth.logged("that the policy is loaded", |e| {
+        e["target"] == "berth::plugin" && e["plugin"] == "auth"
     });
-    let digest = digest.unwrap();
+    let digest = loaded["version"].as_str().unwrap();
     let length = digest.len();
     let user = "01920000-0000-7000-8000-000000000001";
     assert_eq!(
