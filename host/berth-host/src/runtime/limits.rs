@@ -1,8 +1,8 @@
 //! What one request may use: CPU time, wall time, memory.
 //!
 //! Two clocks, because neither sees what the other sees. *CPU time* counts only while the guest's future is being
-//! polled ([`super::turns::metered`]), so queueing, uploads and waiting in host calls are free (being descheduled on a
-//! crowded machine is not); a guest that never returns from a
+//! polled ([`super::turns::metered`]), so queueing, uploads and waiting in host calls are free, and so is what the kernel
+//! gives to other threads meanwhile, to within a millisecond per poll ([`super::cpu`]); a guest that never returns from a
 //! poll is caught by the epoch callback ([`on_epoch`]), which runs inside the guest every [`TICK`]. *Wall time* is a
 //! timer outside the store ([`crate::dispatch`]), which catches a guest that is parked in a host call.
 //!
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
+use super::cpu;
 use super::turns::Turns;
 
 /// How often the engine's epoch moves on, and so the precision of the CPU limit.
@@ -82,7 +83,7 @@ impl Meter {
             base: Instant::now(),
             spent: AtomicU64::new(0),
             entered: AtomicU64::new(0),
-            limit: u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX),
+            limit: nanos(limit),
             exhausted: AtomicBool::new(false),
             refused: AtomicU8::new(0),
             memory: AtomicUsize::new(0),
@@ -175,16 +176,21 @@ impl Meter {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
+    }
+
+    fn at(&self, instant: Instant) -> u64 {
+        nanos(instant.saturating_duration_since(self.base))
     }
 
     pub(super) fn enter(&self) {
-        self.entered.store(self.now(), Ordering::Relaxed);
+        let now = Instant::now();
+        cpu::note(now);
+        self.entered.store(self.at(now), Ordering::Relaxed);
     }
 
     pub(super) fn leave(&self) {
-        let slice = self.now().saturating_sub(self.entered.load(Ordering::Relaxed));
-        self.spent.fetch_add(slice, Ordering::Relaxed);
+        self.spent.fetch_add(self.slice(), Ordering::Relaxed);
         if self.hog.load(Ordering::Relaxed) {
             self.hold(None);
         }
@@ -200,8 +206,17 @@ impl Meter {
                 .fetch_add(slice, Ordering::Relaxed)
                 .saturating_add(slice);
         }
-        let slice = self.now().saturating_sub(self.entered.load(Ordering::Relaxed));
-        self.spent.load(Ordering::Relaxed).saturating_add(slice)
+        self.spent.load(Ordering::Relaxed).saturating_add(self.slice())
+    }
+
+    /// CPU time of the present poll.
+    fn slice(&self) -> u64 {
+        let now = Instant::now();
+        let slice = self.at(now).saturating_sub(self.entered.load(Ordering::Relaxed));
+        if slice < nanos(cpu::FRESH) {
+            return slice;
+        }
+        slice.saturating_sub(nanos(cpu::away(now)))
     }
 
     /// Wait until the thread is free again. Not part of a stretch.
@@ -220,6 +235,10 @@ impl Meter {
     fn hold(&self, permit: Option<OwnedSemaphorePermit>) {
         *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The epoch callback's decision for a guest that is running now.

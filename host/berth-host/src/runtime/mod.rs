@@ -3,6 +3,7 @@
 //! - [`engine`]: the engine, its pools, the ticker.
 //! - [`plugin`]: a plugin, and the versions of it.
 //! - [`load`]: from a component's bytes to something that can be instantiated, or a sentence that says why not.
+//! - `cpu`: CPU time of a thread.
 //! - [`journal`]: the last lines of a plugin.
 //! - [`cache`]: machine code on disk.
 //! - [`signature`]: who has signed a component.
@@ -19,6 +20,7 @@
 
 pub mod cache;
 pub mod concurrent;
+mod cpu;
 pub mod engine;
 mod folders;
 pub mod instance;

@@ -9,8 +9,11 @@
 //!   back only after a millisecond, in which the last worker is free: without it, two hundred guests that begin to spin
 //!   at once would each take their first ticks before a waiting `/health` is read from its socket.
 //! - Of those who wait, one that was never caught goes first, and of these the latest: in a crowd most of the others are
-//!   about to be caught, and a short call would wait for all of them.
+//!   about to be caught, and a short call would wait for all of them. But every fourth turn is for whoever has waited
+//!   longest. Without it, those who always come anew would keep one that was caught waiting, it would go on being a
+//!   crowd, and the first of the others would wait as long as that lasts.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +27,9 @@ use super::limits::Meter;
 
 /// How long the last worker is kept free of guests after one of them was caught there.
 const REST: Duration = Duration::from_millis(1);
+
+/// One turn of so many is for whoever has waited longest.
+const OLDEST: u32 = 4;
 
 /// The turns of a process.
 #[derive(Debug)]
@@ -40,9 +46,36 @@ pub struct Turns {
 #[derive(Debug, Default)]
 struct Line {
     taken: bool,
-    /// Never caught so far.
-    new: Vec<oneshot::Sender<Turn>>,
-    others: Vec<oneshot::Sender<Turn>>,
+    /// Never caught so far. The latest is the last, here and among the others.
+    new: VecDeque<Place>,
+    others: VecDeque<Place>,
+    /// Counts those who come.
+    came: u64,
+    /// Counts the turns.
+    called: u32,
+}
+
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    call: oneshot::Sender<Turn>,
+}
+
+impl Line {
+    /// Whoever is next.
+    fn next(&mut self) -> Option<Place> {
+        self.called = self.called.wrapping_add(1);
+        if self.called.is_multiple_of(OLDEST) {
+            let first = |line: &VecDeque<Place>| line.front().map_or(u64::MAX, |place| place.number);
+            let oldest = if first(&self.new) < first(&self.others) {
+                &mut self.new
+            } else {
+                &mut self.others
+            };
+            return oldest.pop_front();
+        }
+        self.new.pop_back().or_else(|| self.others.pop_front())
+    }
 }
 
 /// The turn; passed on when it is dropped. Nothing in it once it was.
@@ -93,17 +126,20 @@ impl Turns {
         let waiting = if is_new { &mut line.new } else { &mut line.others };
         if waiting.len() == waiting.capacity() {
             // Whoever has left is usually found when it is called; in a crowd that doesn't end, the first are not.
-            waiting.retain(|place| !place.is_closed());
+            waiting.retain(|place| !place.call.is_closed());
         }
-        let (place, called) = oneshot::channel();
-        waiting.push(place);
+        let (call, called) = oneshot::channel();
+        line.came += 1;
+        let number = line.came;
+        let waiting = if is_new { &mut line.new } else { &mut line.others };
+        waiting.push_back(Place { number, call });
         Err(called)
     }
 
     fn pass_on(self: Arc<Self>) {
         let mut line = self.line();
-        while let Some(place) = line.new.pop().or_else(|| line.others.pop()) {
-            match place.send(Turn(Some(Arc::clone(&self)))) {
+        while let Some(place) = line.next() {
+            match place.call.send(Turn(Some(Arc::clone(&self)))) {
                 Ok(()) => return,
                 // Left. This turn isn't one, or dropping it would come back here, with the line held.
                 Err(mut turn) => turn.0 = None,
@@ -309,36 +345,78 @@ mod tests {
         assert!(started.elapsed() >= REST);
     }
 
+    /// Everybody who waits for a turn, by name.
+    #[derive(Default)]
+    struct Waiting(Vec<(&'static str, oneshot::Receiver<Turn>)>);
+
+    impl Waiting {
+        fn join(&mut self, turns: &Arc<Turns>, name: &'static str, is_new: bool) {
+            self.0.push((name, turns.take(is_new).unwrap_err()));
+        }
+
+        fn leave(&mut self, name: &str) {
+            self.0.retain(|(it, _)| *it != name);
+        }
+
+        /// Whose turn it is, and it.
+        fn called(&mut self) -> (&'static str, Turn) {
+            for at in 0..self.0.len() {
+                if let Ok(turn) = self.0[at].1.try_recv() {
+                    return (self.0.remove(at).0, turn);
+                }
+            }
+            panic!("nobody is called");
+        }
+    }
+
     #[tokio::test]
-    async fn the_latest_that_was_never_caught_goes_first() {
+    async fn the_latest_that_was_never_caught_goes_first_and_the_oldest_at_every_fourth_turn() {
         let turns = Arc::new(Turns::new(2));
-        let held = turns.take(true).unwrap();
-        let mut line: Vec<_> = [
+        let mut held = turns.take(true).unwrap();
+        let mut waiting = Waiting::default();
+        for (name, is_new) in [
             ("old", false),
             ("first", true),
+            ("second", true),
             ("left", true),
+            ("third", true),
             ("last", true),
             ("caught", false),
-        ]
-        .into_iter()
-        .map(|(name, is_new)| (name, turns.take(is_new).unwrap_err()))
-        .collect();
-        line.remove(2);
-        drop(held);
-        let mut order = Vec::new();
-        while !line.is_empty() {
-            let called = line.iter_mut().position(|(_, place)| {
-                place.try_recv().is_ok_and(|turn| {
-                    // Passed on only after this round.
-                    std::mem::forget(turn);
-                    true
-                })
-            });
-            let (name, _) = line.remove(called.expect("somebody is called"));
-            order.push(name);
-            Arc::clone(&turns).pass_on();
+        ] {
+            waiting.join(&turns, name, is_new);
         }
-        assert_eq!(order, ["last", "first", "caught", "old"]);
+        waiting.leave("left");
+        let mut order = Vec::new();
+        while !waiting.0.is_empty() {
+            drop(held);
+            let (name, turn) = waiting.called();
+            order.push(name);
+            held = turn;
+        }
+        drop(held);
+        // Whoever has left is called in vain, which is a turn as well.
+        assert_eq!(order, ["last", "third", "old", "second", "first", "caught"]);
         assert!(!turns.line().taken);
+    }
+
+    /// Both a guest that was caught and one that was not, while others come without an end.
+    #[tokio::test]
+    async fn nobody_waits_for_ever() {
+        let turns = Arc::new(Turns::new(2));
+        let mut held = turns.take(true).unwrap();
+        let mut waiting = Waiting::default();
+        waiting.join(&turns, "caught", false);
+        waiting.join(&turns, "new", true);
+        let mut order = Vec::new();
+        for _ in 0..2 * OLDEST {
+            waiting.join(&turns, "another", true);
+            drop(held);
+            let (name, turn) = waiting.called();
+            order.push(name);
+            held = turn;
+        }
+        let at = |name: &str| order.iter().position(|it| *it == name);
+        assert_eq!(at("caught"), Some(OLDEST as usize - 1), "{order:?}");
+        assert_eq!(at("new"), Some(2 * OLDEST as usize - 1), "{order:?}");
     }
 }
