@@ -204,7 +204,7 @@ impl Cache {
     /// async thread.
     ///
     /// `digest` is the SHA-256 of `bytes`, in 64 lower-case hexadecimal digits. It decides what code is run, so it must
-    /// have been made from these very bytes.
+    /// have been made from these very bytes. `compile` makes a component of bytes, as [`Component::from_binary`] does.
     ///
     /// The result is wasmtime's, as if there were no cache: a component that doesn't fit this engine's pools, which may
     /// be smaller than those of the engine that compiled it, is refused in the same words.
@@ -213,6 +213,7 @@ impl Cache {
         engine: &Engine,
         digest: &str,
         bytes: &[u8],
+        compile: impl FnOnce(&Engine, &[u8]) -> wasmtime::Result<Component>,
     ) -> (wasmtime::Result<Component>, Found) {
         debug_assert_eq!(
             digest,
@@ -225,7 +226,7 @@ impl Cache {
             Ok(None) => Found::Missed,
             Err(why) => Found::Damaged(format!("{}: {why}", self.path.join(key.name()).display())),
         };
-        match Component::from_binary(engine, bytes) {
+        match compile(engine, bytes) {
             Ok(component) => {
                 self.keep(&key, &component);
                 (Ok(component), found)

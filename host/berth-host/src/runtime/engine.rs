@@ -11,6 +11,7 @@ use wasmtime::{
 };
 
 use super::cache::Cache;
+use super::compile::Compilers;
 use super::instance::Ctx;
 use super::limits::{Budget, MAX_TABLE_ELEMENTS, TICK};
 use super::link;
@@ -83,6 +84,8 @@ pub struct Runtime {
     pub engine: Engine,
     /// WASI, which everybody may import; [`super::link::granted`] adds what a plugin is granted.
     pub(crate) linker: Linker<Ctx>,
+    /// What compiles.
+    pub(crate) compilers: Compilers,
     /// Whose turn it is to run guest code.
     pub turns: Arc<Turns>,
     /// See [`super::limits`].
@@ -127,7 +130,7 @@ impl Runtime {
     /// Build the engine, start the ticker.
     ///
     /// # Errors
-    /// The kernel doesn't give the address space for the pools, or the CPU isn't supported.
+    /// The kernel doesn't give the address space for the pools or the threads, or the CPU isn't supported.
     pub fn new(settings: RuntimeSettings) -> wasmtime::Result<Self> {
         let reset = safe_reset();
         let engine = Engine::new(&config(&settings, reset))?;
@@ -137,6 +140,7 @@ impl Runtime {
         Ok(Self {
             engine,
             linker,
+            compilers: Compilers::start(settings.workers)?,
             turns: Arc::new(Turns::new(settings.workers)),
             budget: Arc::new(Budget::new(settings.memory_budget)),
             reset,

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
+use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime_wasi_http::handler::ProxyPre;
 
@@ -203,9 +204,10 @@ fn compile(runtime: &Runtime, spec: &PluginSpec, source: &Source) -> Result<Comp
     let verified = started.elapsed();
     sniff(bytes)?;
     let started = Instant::now();
+    let compile = |engine: &Engine, bytes: &[u8]| runtime.compilers.component(engine, bytes);
     let (compiled, found) = match &runtime.cache {
-        Some(cache) => cache.component(&runtime.engine, &source.sha256, bytes),
-        None => (Component::from_binary(&runtime.engine, bytes), Found::Missed),
+        Some(cache) => cache.component(&runtime.engine, &source.sha256, bytes, compile),
+        None => (compile(&runtime.engine, bytes), Found::Missed),
     };
     if let Found::Damaged(why) = &found {
         tracing::warn!(target: "berth::swap", plugin = spec.name, "machine code that was kept is not used: {why}");

@@ -3,6 +3,7 @@
 //! - [`engine`]: the engine, its pools, the ticker.
 //! - [`plugin`]: a plugin, and the versions of it.
 //! - [`load`]: from a component's bytes to something that can be instantiated, or a sentence that says why not.
+//! - [`compile`]: the threads that compile.
 //! - `cpu`: CPU time of a thread.
 //! - [`journal`]: the last lines of a plugin.
 //! - [`cache`]: machine code on disk.
@@ -19,6 +20,7 @@
 //! - [`turns`]: who may run guest code when many want to.
 
 pub mod cache;
+pub mod compile;
 pub mod concurrent;
 mod cpu;
 pub mod engine;

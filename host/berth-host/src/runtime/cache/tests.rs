@@ -10,6 +10,10 @@ use wasmtime::component::Linker;
 use super::super::engine::{Runtime, RuntimeSettings};
 use super::*;
 
+fn from_binary(engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
+    Component::from_binary(engine, bytes)
+}
+
 fn engine() -> Engine {
     Runtime::new(RuntimeSettings {
         instances: 8,
@@ -84,7 +88,7 @@ impl Case {
     /// Ask for the component, and see that it is the right one whatever was found.
     fn ask(&self, cache: &Cache) -> Found {
         let bytes = numbered(self.number);
-        let (component, found) = cache.component(&self.engine, &digest(&bytes), &bytes);
+        let (component, found) = cache.component(&self.engine, &digest(&bytes), &bytes, from_binary);
         assert_eq!(answer(&self.engine, &component.unwrap()), self.number);
         found
     }
@@ -120,7 +124,9 @@ fn component_is_compiled_once_and_found_by_every_later_process() {
     // Of another engine with the same settings, as after a restart.
     let bytes = numbered(7);
     let engine = engine();
-    let (component, found) = case.cache().component(&engine, &digest(&bytes), &bytes);
+    let (component, found) = case
+        .cache()
+        .component(&engine, &digest(&bytes), &bytes, from_binary);
     assert_eq!((answer(&engine, &component.unwrap()), found), (7, Found::Hit));
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(&case.path()), mode(&case.entry())), (0o700, 0o600));
@@ -135,7 +141,7 @@ fn what_a_hit_runs_is_the_entry_and_not_the_bytes() {
     let other = Component::from_binary(&case.engine, &numbered(8)).unwrap();
     cache.write(&key, &other.serialize().unwrap()).unwrap();
     let bytes = numbered(7);
-    let (component, found) = cache.component(&case.engine, &digest(&bytes), &bytes);
+    let (component, found) = cache.component(&case.engine, &digest(&bytes), &bytes, from_binary);
     assert_eq!(
         (answer(&case.engine, &component.unwrap()), found),
         (8, Found::Hit)
@@ -260,7 +266,7 @@ fn other_engines_have_other_entries() {
         let mut config = Config::new();
         change(&mut config);
         let engine = Engine::new(&config).unwrap();
-        let found = || cache.component(&engine, &digest(&bytes), &bytes).1;
+        let found = || cache.component(&engine, &digest(&bytes), &bytes, from_binary).1;
         assert_eq!((found(), found()), (Found::Missed, Found::Hit));
     }
     assert_eq!(std::fs::read_dir(case.path()).unwrap().count(), 4);
@@ -443,7 +449,7 @@ fn component_that_does_not_compile_is_told_in_the_compilers_words() {
     let alone = Component::from_binary(&case.engine, bytes)
         .map(|_| ())
         .unwrap_err();
-    let (component, found) = cache.component(&case.engine, &digest(bytes), bytes);
+    let (component, found) = cache.component(&case.engine, &digest(bytes), bytes, from_binary);
     let error = component.map(|_| ()).unwrap_err();
     assert_eq!(format!("{error:#}"), format!("{alone:#}"));
     assert_eq!(found, Found::Missed);
@@ -466,14 +472,22 @@ fn component_too_large_for_smaller_pools_is_refused_although_it_is_cached() {
     let (large, small) = (with_memory(2 << 20), with_memory(1 << 20));
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(&folder.path().join("cache")).unwrap();
-    assert!(cache.component(&large, &digest(&bytes), &bytes).0.is_ok());
-    let (component, found) = cache.component(&small, &digest(&bytes), &bytes);
+    assert!(
+        cache
+            .component(&large, &digest(&bytes), &bytes, from_binary)
+            .0
+            .is_ok()
+    );
+    let (component, found) = cache.component(&small, &digest(&bytes), &bytes, from_binary);
     let error = component.map(|_| ()).unwrap_err();
     let alone = Component::from_binary(&small, &bytes).map(|_| ()).unwrap_err();
     assert_eq!(format!("{error:#}"), format!("{alone:#}"));
     assert_eq!(found, Found::Missed);
     // It is still there for the larger ones.
-    assert_eq!(cache.component(&large, &digest(&bytes), &bytes).1, Found::Hit);
+    assert_eq!(
+        cache.component(&large, &digest(&bytes), &bytes, from_binary).1,
+        Found::Hit
+    );
 }
 
 /// Each opens the folder, as processes do.
@@ -597,11 +611,17 @@ fn times_are_printed() {
         assert_ne!(Key::of(&case.engine, &digest), Key([0; 32]))
     });
     time("miss", &mut || {
-        assert_eq!(cache.component(&case.engine, &digest, &bytes).1, Found::Missed);
+        assert_eq!(
+            cache.component(&case.engine, &digest, &bytes, from_binary).1,
+            Found::Missed
+        );
     });
     for _ in 0..3 {
         time("hit", &mut || {
-            assert_eq!(cache.component(&case.engine, &digest, &bytes).1, Found::Hit);
+            assert_eq!(
+                cache.component(&case.engine, &digest, &bytes, from_binary).1,
+                Found::Hit
+            );
         });
     }
     let component = Component::from_binary(&case.engine, &bytes).unwrap();

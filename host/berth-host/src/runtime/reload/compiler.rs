@@ -6,6 +6,8 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::runtime::compile::be_nice;
+
 /// Jobs that may wait for the thread. Whoever asks waits for its turn before that already; see [`super::Reloader`].
 const WAITING: usize = 4;
 
@@ -25,8 +27,7 @@ impl Compiler {
         thread::Builder::new()
             .name("berth-compile".to_owned())
             .spawn(move || {
-                // Nicer threads are a courtesy; if the kernel refuses, compiling is just less polite.
-                let _ = rustix::process::nice(10);
+                be_nice();
                 jobs.into_iter().for_each(|job| job());
             })?;
         Ok(Self(sender))

@@ -1,0 +1,74 @@
+//! The threads that compile.
+//!
+//! As many as there are workers, so that a large component (Python's has 40 MiB) is there soon, and each of them gives way
+//! to the workers: a host that is busy compiles slowly rather than serves slowly.
+
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+/// How much less of a core a compiling thread gets than one that serves; see nice(2). With 10 it is a tenth while both want
+/// it, so that no compile is put off for ever.
+pub(super) const NICENESS: i32 = 10;
+
+/// The threads. They end when this is dropped.
+#[derive(Debug)]
+pub struct Compilers(ThreadPool);
+
+impl Compilers {
+    /// Start so many, at least one.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .thread_name(|number| format!("berth-compile-{number}"))
+            .start_handler(|_| be_nice())
+            .build()
+            .map(Self)
+    }
+
+    /// Compile a component with them, and wait for it. Not for an async thread.
+    ///
+    /// # Errors
+    /// wasmtime's: it is no component, or doesn't fit the engine.
+    pub fn component(&self, engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
+        self.0.install(|| Component::from_binary(engine, bytes))
+    }
+}
+
+/// This thread gives way to those that serve. A courtesy: if the kernel refuses, compiling is just less polite.
+pub(super) fn be_nice() {
+    let _ = rustix::process::nice(NICENESS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_nice_and_have_a_name() {
+        let compilers = Compilers::start(2).unwrap();
+        let (name, nice) = compilers.0.install(|| {
+            let name = std::thread::current().name().map(str::to_owned);
+            let thread = rustix::thread::gettid();
+            (
+                name.unwrap(),
+                rustix::process::getpriority_process(Some(thread)).unwrap(),
+            )
+        });
+        assert!(name.starts_with("berth-compile-"), "{name}");
+        let own = rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
+        assert_eq!(nice, (own + NICENESS).min(19));
+    }
+
+    #[test]
+    fn what_is_no_component_is_refused() {
+        let engine = Engine::default();
+        let compilers = Compilers::start(1).unwrap();
+        let whole = wat::parse_str("(component)").unwrap();
+        assert!(compilers.component(&engine, &whole).is_ok());
+        assert!(compilers.component(&engine, b"\0asm").is_err());
+    }
+}
