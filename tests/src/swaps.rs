@@ -83,6 +83,29 @@ pub fn another(component: &[u8], number: u32) -> Vec<u8> {
     bytes
 }
 
+/// A version of a component that does the same and keeps the compiler busy: with a module more, of so many functions that
+/// nobody calls. A hundred take some 50 ms of CPU time.
+pub fn slow(component: &[u8], functions: usize) -> Vec<u8> {
+    let steps = "(local.set 0 (i64.mul (i64.add (local.get 0) (local.get 1)) (i64.xor (local.get 0) (i64.const 7))))\n\
+                 (if (i64.eqz (local.get 0)) (then (local.set 1 (i64.rotl (local.get 1) (local.get 0)))))\n";
+    let function = format!(
+        "(func (param i64 i64) (result i64) {} local.get 0)\n",
+        steps.repeat(12)
+    );
+    let module = wat::parse_str(format!("(module {})", function.repeat(functions))).expect("a module");
+    let mut bytes = component.to_vec();
+    bytes.push(1);
+    // LEB128.
+    let mut rest = module.len();
+    while rest >= 0x80 {
+        bytes.push((rest & 0x7f) as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+    bytes.extend(module);
+    bytes
+}
+
 /// A component's digest, as versions are shown.
 pub fn digest(component: &[u8]) -> String {
     sha256(component)[..12].to_owned()
@@ -94,6 +117,21 @@ pub fn sha256(component: &[u8]) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+/// How long the threads that compile have been on a processor so far; see proc(5) of `schedstat`.
+pub fn compiled_for(berth: &Berth) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", berth.pid())).expect("it runs");
+    let read = |task: &Path, name: &str| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+    let on_cpu = tasks
+        .filter_map(|task| Some(task.ok()?.path()))
+        .filter(|task| read(task, "comm").starts_with("berth-compile"))
+        .map(|task| {
+            let stat = read(&task, "schedstat");
+            let nanos = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+            Duration::from_nanos(nanos.unwrap_or(0))
+        });
+    on_cpu.sum()
 }
 
 /// Wait until there is something.

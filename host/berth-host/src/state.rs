@@ -23,6 +23,7 @@ use crate::metrics::HostMetrics;
 use crate::passwords::PasswordSpec;
 use crate::postgres::PostgresSpec;
 use crate::route::{AddError, Methods};
+use crate::runtime::compile::be_nice;
 use crate::runtime::engine::{Runtime, RuntimeSettings};
 use crate::runtime::plugin::{Ledger, LoadFault, Plugin, PluginSpec, Version};
 use crate::runtime::reload::events::Events;
@@ -356,7 +357,7 @@ impl Host {
     }
 }
 
-/// Compile on one thread of low priority: the cores belong to the requests.
+/// On a thread that gives way to whatever else the machine does.
 fn load_all(
     runtime: &Runtime,
     specs: &[PluginSpec],
@@ -366,8 +367,7 @@ fn load_all(
         let compiling = thread::Builder::new()
             .name("berth-compile".to_owned())
             .spawn_scoped(scope, || {
-                // Nicer threads are a courtesy; if the kernel refuses, compiling is just less polite.
-                let _ = rustix::process::nice(10);
+                be_nice();
                 specs
                     .iter()
                     .map(|spec| {

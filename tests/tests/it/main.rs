@@ -73,6 +73,7 @@ mod swap_served;
 mod swap_signed;
 mod swap_start;
 mod swap_times;
+mod swap_urgent;
 mod telemetry;
 mod tls;
 mod wire_rules;

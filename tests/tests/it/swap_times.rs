@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_tests::berth::{Berth, Manifest, PATIENCE};
 use berth_tests::load::Times;
-use berth_tests::swaps::{Operator, Site, WATCH, digest, greeting, hello};
+use berth_tests::swaps::{Operator, Site, WATCH, compiled_for, digest, greeting, hello};
 use berth_tests::wire::{Connection, head};
 use serde_json::Value;
 
@@ -78,21 +78,8 @@ pub(crate) fn save_each(
         line(name.trim_end_matches("Us"), times);
     }
     line("the rest", rest);
-    // On a busy machine the compiling thread, which is a nice one, waits for the others: this is what it needs by itself.
+    // On a busy machine the compiling threads, which are nice ones, wait for the others: this is what they need together.
     line("cpu", cpu);
-}
-
-/// How long the thread that reads and compiles has been on a processor so far; see proc(5) of `schedstat`.
-fn compiled_for(berth: &Berth) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", berth.pid())).unwrap();
-    let read = |task: &Path, name: &str| std::fs::read_to_string(task.join(name)).unwrap_or_default();
-    let compiler = tasks
-        .map(|task| task.unwrap().path())
-        .find(|task| read(task, "comm").trim() == "berth-compile")
-        .expect("a thread that compiles");
-    let stat = read(&compiler, "schedstat");
-    let on_cpu = stat.split(' ').next().and_then(|ns| ns.parse().ok());
-    Duration::from_nanos(on_cpu.expect("nanoseconds on a processor"))
 }
 
 #[test]

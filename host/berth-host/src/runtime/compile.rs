@@ -3,6 +3,8 @@
 //! As many as there are workers, so that a large component (Python's has 40 MiB) is there soon, and each of them gives way
 //! to the workers: a host that is busy compiles slowly rather than serves slowly.
 
+use std::sync::{Mutex, TryLockError};
+
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -13,7 +15,12 @@ pub(super) const NICENESS: i32 = 10;
 
 /// The threads. They end when this is dropped.
 #[derive(Debug)]
-pub struct Compilers(ThreadPool);
+pub struct Compilers {
+    threads: ThreadPool,
+    /// For a component that is wanted while another one is compiled: it doesn't wait until that is done.
+    spare: ThreadPool,
+    taken: Mutex<()>,
+}
 
 impl Compilers {
     /// Start so many, at least one.
@@ -21,12 +28,18 @@ impl Compilers {
     /// # Errors
     /// The system gives no thread.
     pub fn start(threads: usize) -> Result<Self, ThreadPoolBuildError> {
-        ThreadPoolBuilder::new()
-            .num_threads(threads.max(1))
-            .thread_name(|number| format!("berth-compile-{number}"))
-            .start_handler(|_| be_nice())
-            .build()
-            .map(Self)
+        let pool = |threads: usize, name: &'static str| {
+            ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(move |number| format!("{name}-{number}"))
+                .start_handler(|_| be_nice())
+                .build()
+        };
+        Ok(Self {
+            threads: pool(threads.max(1), "berth-compile")?,
+            spare: pool(1, "berth-spare")?,
+            taken: Mutex::new(()),
+        })
     }
 
     /// Compile a component with them, and wait for it. Not for an async thread.
@@ -34,12 +47,23 @@ impl Compilers {
     /// # Errors
     /// wasmtime's: it is no component, or doesn't fit the engine.
     pub fn component(&self, engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
-        self.0.install(|| Component::from_binary(engine, bytes))
+        // Nothing is behind the lock that a panic could leave half done.
+        let alone = match self.taken.try_lock() {
+            Ok(alone) => Some(alone),
+            Err(TryLockError::Poisoned(alone)) => Some(alone.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let threads = if alone.is_some() {
+            &self.threads
+        } else {
+            &self.spare
+        };
+        threads.install(|| Component::from_binary(engine, bytes))
     }
 }
 
 /// This thread gives way to those that serve. A courtesy: if the kernel refuses, compiling is just less polite.
-pub(super) fn be_nice() {
+pub(crate) fn be_nice() {
     let _ = rustix::process::nice(NICENESS);
 }
 
@@ -50,7 +74,7 @@ mod tests {
     #[test]
     fn threads_are_nice_and_have_a_name() {
         let compilers = Compilers::start(2).unwrap();
-        let (name, nice) = compilers.0.install(|| {
+        let (name, nice) = compilers.threads.install(|| {
             let name = std::thread::current().name().map(str::to_owned);
             let thread = rustix::thread::gettid();
             (

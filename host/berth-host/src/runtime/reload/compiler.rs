@@ -1,4 +1,5 @@
-//! One thread that compiles, at low priority, one component after another: the cores belong to the requests.
+//! A thread that reads, hashes, checks and links components, and waits until they are compiled: one after another, and at
+//! low priority, as the cores belong to the requests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -13,23 +14,21 @@ const WAITING: usize = 4;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The thread. It ends when this is dropped.
-#[derive(Debug)]
+/// The thread. It ends when the last of these is dropped.
+#[derive(Clone, Debug)]
 pub struct Compiler(SyncSender<Job>);
 
 impl Compiler {
-    /// Start it.
+    /// Start it, with a name of at most 15 bytes.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(name: &str) -> std::io::Result<Self> {
         let (sender, jobs) = sync_channel::<Job>(WAITING);
-        thread::Builder::new()
-            .name("berth-compile".to_owned())
-            .spawn(move || {
-                be_nice();
-                jobs.into_iter().for_each(|job| job());
-            })?;
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            be_nice();
+            jobs.into_iter().for_each(|job| job());
+        })?;
         Ok(Self(sender))
     }
 
@@ -53,7 +52,7 @@ mod tests {
 
     #[tokio::test]
     async fn thread_survives_a_job_that_panics() {
-        let compiler = Compiler::start().unwrap();
+        let compiler = Compiler::start("berth-test").unwrap();
         assert_eq!(compiler.run(|| -> u8 { panic!("as compilers do") }).await, None);
         assert_eq!(
             compiler
@@ -61,7 +60,7 @@ mod tests {
                 .await
                 .unwrap()
                 .unwrap(),
-            "berth-compile"
+            "berth-test"
         );
     }
 }

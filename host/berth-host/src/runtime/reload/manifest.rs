@@ -58,11 +58,12 @@ impl Reloader {
 
     /// Wait until a manifest that would take plugins away has rested: one that is half-written is a manifest too, with less
     /// in it.
-    async fn rested(&self) {
+    async fn rested(&mut self) {
         let mut before = None;
         for _ in 0..RESTS {
             let file = self.spec.file.clone();
-            let read = self.compiler.run(move || {
+            let lane = self.lane();
+            let read = lane.run(move || {
                 let text = read(&file)?;
                 let spec = config::parse(&file, &text, &Environment::of_process())?;
                 Ok::<_, Vec<ManifestFault>>((text, spec))
@@ -76,7 +77,7 @@ impl Reloader {
                 return;
             }
             before = Some(text);
-            sleep(REST).await;
+            self.meanwhile(sleep(REST)).await;
         }
     }
 
@@ -102,7 +103,8 @@ impl Reloader {
             Box::new(event)
         };
         let file = self.spec.file.clone();
-        let read = self.compiler.run(move || -> Result<_, Vec<ManifestFault>> {
+        let lane = self.lane();
+        let read = lane.run(move || -> Result<_, Vec<ManifestFault>> {
             let text = read(&file)?;
             let spec = config::parse(&file, &text, &Environment::of_process())?;
             Ok((text, spec))
@@ -126,8 +128,14 @@ impl Reloader {
             )]));
         }
         let before = self.host.table.load_full();
-        let mut faults = Vec::new();
-        let found = self.plugins(&before, &next, &text, &mut faults).await;
+        let (found, mut faults) = loop {
+            let (acts, mut faults) = (self.acts, Vec::new());
+            let found = self.plugins(&before, &next, &text, &mut faults).await;
+            // What an operator did meanwhile counts. Another time everything comes from the cache.
+            if acts == self.acts {
+                break (found, faults);
+            }
+        };
         if !faults.is_empty() {
             // When their components are whole, it is tried again.
             self.wanted = Some(next);
@@ -283,7 +291,7 @@ impl Reloader {
 
     /// The plugins of the next generation; what is wrong with those that are new or changed goes to `faults`.
     async fn plugins(
-        &self,
+        &mut self,
         before: &Table,
         next: &HostSpec,
         text: &str,
@@ -314,17 +322,17 @@ impl Reloader {
     }
 
     /// A plugin that is new or changed, started once.
-    async fn other(&self, spec: &PluginSpec, old: Option<&Arc<Plugin>>) -> Result<Found, LoadFault> {
+    async fn other(&mut self, spec: &PluginSpec, old: Option<&Arc<Plugin>>) -> Result<Found, LoadFault> {
         let (host, wanted) = (Arc::clone(&self.host), spec.clone());
         // As it is in memory: what could not be written counts all the same.
         let state = self.states.get(&spec.name).cloned();
         let state = state.unwrap_or_else(|| self.host.services.state_of(&spec.name));
         let disabled = state.disabled;
         let is_moved = old.is_none_or(|old| old.spec.component != spec.component);
-        let loaded = self
-            .compiler
-            .run(move || start::load_changed(&host.runtime, &wanted, &host.services, &state, is_moved))
-            .await;
+        let lane = self.lane();
+        let loaded =
+            lane.run(move || start::load_changed(&host.runtime, &wanted, &host.services, &state, is_moved));
+        let loaded = self.meanwhile(loaded).await;
         let ledger = old.map(|old| Arc::clone(&old.ledger)).unwrap_or_default();
         let version = ledger.count(loaded.unwrap_or(Err(LoadFault::Compiler))?);
         let found = Found::Other {
@@ -335,7 +343,8 @@ impl Reloader {
         };
         // It has no connections yet: those are for what is in force.
         let tried = found.clone().plugin(&self.host);
-        probe::probe(&self.host, &tried, &version).await?;
+        let host = Arc::clone(&self.host);
+        self.meanwhile(probe::probe(&host, &tried, &version)).await?;
         Ok(found)
     }
 }

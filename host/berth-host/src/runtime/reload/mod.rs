@@ -1,7 +1,8 @@
 //! Changing what a plugin is, or what the manifest says, while the host serves.
 //!
 //! One task, the [`Reloader`], makes every change, one after another: what a file's author saves, what an operator sends,
-//! what a trial decides, what the manifest says. A component goes through the same steps whoever brings it: read whole, its
+//! what a trial decides, what the manifest says. While it waits for a component to be compiled, which may take a minute, it
+//! makes what is urgent: a rollback, or the end of a trial. A component goes through the same steps whoever brings it: read whole, its
 //! signature verified, compiled on the one thread for that (or taken from the cache), compared with what the manifest grants,
 //! instantiated once. Only then it takes the place of the one before, by one atomic store; requests in flight finish on the
 //! version that they began with, which goes with the last of them. Whatever fails on the way changes nothing and is told once.
@@ -13,6 +14,7 @@
 //! found whole.
 //!
 //! - [`watch`]: which files may have changed.
+//! - `ask`: how a change is asked for.
 //! - [`compiler`]: the thread that compiles.
 //! - [`probe`]: an instance before anybody is served.
 //! - [`canary`]: a version on trial.
@@ -22,6 +24,7 @@
 //! - `operator`: what an operator asks for.
 //! - `manifest`: another generation of the routing table.
 
+mod ask;
 pub mod canary;
 pub mod compiler;
 pub mod events;
@@ -34,14 +37,17 @@ pub mod watch;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use self::canary::{Bounds, Share, Trial, Verdict};
+use self::ask::Command;
+pub use self::ask::{Change, Inbox, Reload};
+use self::canary::{Trial, Verdict};
 use self::compiler::Compiler;
 use self::events::{Event, Kind, Usage};
 use self::kept::{AtStart, By, Kept, KeptError, KeptVersion, State};
@@ -63,86 +69,14 @@ const TICK: Duration = Duration::from_millis(100);
 pub const COMPARED_AFTER: u64 = 20;
 /// How long a comparison is waited for.
 const COMPARED_WITHIN: Duration = Duration::from_secs(24 * 3600);
-/// Changes that may be asked for while another is made.
+/// Decisions of trials that may wait.
 const WAITING: usize = 16;
 
-/// A change that is asked for.
-#[derive(Debug)]
-pub enum Change {
-    /// Serve this component.
-    Deploy {
-        /// The plugin.
-        plugin: String,
-        /// The component.
-        bytes: Vec<u8>,
-        /// The text of its signature.
-        signature: Option<String>,
-        /// Try it first, with a share of the callers.
-        canary: Option<(Share, Bounds)>,
-    },
-    /// Go back to an earlier version; in a trial, withdraw the candidate.
-    RollBack {
-        /// The plugin.
-        plugin: String,
-        /// The first digits of its digest; the one before the current one if none.
-        to: Option<String>,
-    },
-    /// End a trial: the candidate serves everybody.
-    Promote {
-        /// The plugin.
-        plugin: String,
-    },
-    /// Switch a plugin off, or on again.
-    SetDisabled {
-        /// The plugin.
-        plugin: String,
-        /// Off.
-        disabled: bool,
-    },
-    /// Read the manifest again.
-    Manifest,
-}
-
-/// What comes of it.
+/// What comes of a change.
 type Outcome = Result<Arc<Event>, Error>;
-
-/// Where changes are asked for. See [`Reloader`].
-#[derive(Debug)]
-pub struct Reload(mpsc::Sender<Command>);
-
-/// What has been asked for.
-#[derive(Debug)]
-pub struct Inbox(mpsc::Receiver<Command>);
-
-#[derive(Debug)]
-struct Command {
-    /// Of an operator.
-    change: Change,
-    reply: oneshot::Sender<Outcome>,
-}
 
 /// A trial has ended.
 type Decision = (String, Arc<Trial>, Verdict);
-
-impl Reload {
-    /// The two ends.
-    pub fn new() -> (Self, Inbox) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (Self(sender), Inbox(receiver))
-    }
-
-    /// Ask for a change and wait until it is made, or refused. A change that has begun is finished even if nobody waits
-    /// for it any more.
-    ///
-    /// # Errors
-    /// Why it was refused; then nothing was changed.
-    pub async fn ask(&self, change: Change) -> Outcome {
-        let gone = || Error::Conflict("the host is stopping".to_owned());
-        let (reply, outcome) = oneshot::channel();
-        self.0.send(Command { change, reply }).await.map_err(|_| gone())?;
-        outcome.await.map_err(|_| gone())?
-    }
-}
 
 /// Makes the changes of one host.
 pub struct Reloader {
@@ -157,7 +91,16 @@ pub struct Reloader {
     development: bool,
     inbox: Inbox,
     decisions: (mpsc::Sender<Decision>, mpsc::Receiver<Decision>),
+    /// For what may take long.
     compiler: Compiler,
+    /// For what is made meanwhile.
+    urgent: Compiler,
+    /// Whether that is being made.
+    is_urgent: bool,
+    /// When an operator last went back to an earlier version of a plugin. Whatever was asked for before that is not made.
+    taken_back: HashMap<String, Instant>,
+    /// Counts what was made meanwhile.
+    acts: u64,
     watch: Option<Watch>,
     /// What is kept of every plugin, as on disk.
     states: HashMap<String, State>,
@@ -234,7 +177,11 @@ impl Reloader {
             development,
             inbox,
             decisions: mpsc::channel(WAITING),
-            compiler: Compiler::start()?,
+            compiler: Compiler::start("berth-compile")?,
+            urgent: Compiler::start("berth-urgent")?,
+            is_urgent: false,
+            taken_back: HashMap::new(),
+            acts: 0,
             watch: None,
             held: Vec::new(),
             told: HashMap::new(),
@@ -290,14 +237,8 @@ impl Reloader {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                command = self.inbox.0.recv() => match command {
-                    // Whoever asked has left before it was begun.
-                    Some(Command { reply, .. }) if reply.is_closed() => {}
-                    Some(Command { change, reply }) => {
-                        let outcome = self.make(change).await;
-                        // Whoever asked may have left.
-                        let _ = reply.send(outcome);
-                    }
+                command = self.inbox.next() => match command {
+                    Some(command) => self.answer(command).await,
                     None => return,
                 },
                 Some((plugin, trial, verdict)) = self.decisions.1.recv() => {
@@ -310,6 +251,55 @@ impl Reloader {
                 }
             }
         }
+    }
+
+    async fn answer(&mut self, command: Command) {
+        // Whoever asked has left before it was begun.
+        if command.reply.is_closed() {
+            return;
+        }
+        let outcome = self.make(command.change, command.asked).await;
+        // Whoever asked may have left by now.
+        let _ = command.reply.send(outcome);
+    }
+
+    /// Wait for something slow, and meanwhile make what is urgent. Whoever waits here must expect that something was, to
+    /// this plugin or another.
+    async fn meanwhile<T>(&mut self, slow: impl Future<Output = T>) -> T {
+        let mut slow = pin!(slow);
+        // One thing at a time.
+        if self.is_urgent {
+            return slow.await;
+        }
+        loop {
+            tokio::select! {
+                done = &mut slow => return done,
+                Some(command) = self.inbox.urgent.recv() => self.make_urgently(command).await,
+                Some((plugin, trial, verdict)) = self.decisions.1.recv() => {
+                    self.decided(&plugin, &trial, verdict).await;
+                }
+            }
+        }
+    }
+
+    /// Not an `async fn`: such a change may be what this is called from.
+    fn make_urgently(&mut self, command: Command) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            self.is_urgent = true;
+            self.answer(command).await;
+            self.is_urgent = false;
+            self.acts += 1;
+        })
+    }
+
+    /// The thread for what is being made.
+    fn lane(&self) -> Compiler {
+        let lane = if self.is_urgent {
+            &self.urgent
+        } else {
+            &self.compiler
+        };
+        lane.clone()
     }
 
     /// Keep what the host, or a generation of it, has begun to serve with. Where that isn't the file, see why: it can't be
@@ -325,7 +315,7 @@ impl Reloader {
                 self.forget_trial(plugin).await;
             }
             let of = Arc::clone(plugin);
-            let source = self.compiler.run(move || Source::file(&of.spec)).await;
+            let source = self.lane().run(move || Source::file(&of.spec)).await;
             match (source, plugin.current()) {
                 (Some(Ok(source)), Some(version)) if source.sha256 == version.sha256 => {
                     if self.state(&plugin.name).current.as_ref() != Some(&version.sha256) {
@@ -410,11 +400,8 @@ impl Reloader {
     async fn follow(&mut self, plugin: &Arc<Plugin>) {
         self.held.retain(|held| held.of != plugin.name);
         let spec = plugin.spec.clone();
-        let read = self
-            .compiler
-            .run(move || Source::file(&spec))
-            .await
-            .unwrap_or(Err(LoadFault::Compiler));
+        let read = self.lane().run(move || Source::file(&spec)).await;
+        let read = read.unwrap_or(Err(LoadFault::Compiler));
         let source = match read {
             Ok(source) => source,
             Err(fault) => {
@@ -441,9 +428,14 @@ impl Reloader {
             }
             return;
         }
+        let file = source.sha256.clone();
         match self.load(plugin, source).await {
             Ok(ready) => {
                 self.told.remove(&plugin.name);
+                // An operator may have chosen something else meanwhile.
+                if let AtStart::Kept(..) = self.state(&plugin.name).at_start(Some(&file)) {
+                    return;
+                }
                 self.withdraw(plugin, By::File, "the plugin's file has changed")
                     .await;
                 self.switch(plugin, ready, By::File, Kind::Swapped, None).await;
@@ -465,23 +457,25 @@ impl Reloader {
     }
 
     /// Everything from the bytes to a version that has been started once.
-    async fn load(&self, plugin: &Arc<Plugin>, source: Source) -> Result<Ready, Refused> {
+    async fn load(&mut self, plugin: &Arc<Plugin>, source: Source) -> Result<Ready, Refused> {
         let (host, of) = (Arc::clone(&self.host), Arc::clone(plugin));
         let digest = Some(source.digest().to_owned());
         let size = Some(source.bytes.len());
         let refused = |fault| Refused { digest, size, fault };
-        let loaded = self.compiler.run(move || {
+        let lane = self.lane();
+        let loaded = lane.run(move || {
             let version = load_source(&host.runtime, &of.spec, &source);
             (source, version)
         });
-        let (source, version) = match loaded.await {
+        let (source, version) = match self.meanwhile(loaded).await {
             Some((source, Ok(version))) => (source, version),
             Some((_, Err(fault))) => return Err(refused(fault)),
             None => return Err(refused(LoadFault::Compiler)),
         };
         let mut steps = version.steps;
         let version = plugin.ledger.count(version);
-        match probe::probe(&self.host, plugin, &version).await {
+        let host = Arc::clone(&self.host);
+        match self.meanwhile(probe::probe(&host, plugin, &version)).await {
             Ok(took) => steps.probe = took,
             Err(fault) => return Err(refused(fault)),
         }

@@ -1,6 +1,7 @@
 //! What an operator asks for, and what a trial decides.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::canary::{Bounds, Counts, Share, Trial, Verdict};
 use super::events::{Event, Kind};
@@ -10,7 +11,8 @@ use crate::error::Error;
 use crate::runtime::plugin::{Canary, Plugin, Serving};
 
 impl Reloader {
-    pub(super) async fn make(&mut self, change: Change) -> Outcome {
+    /// Make a change that was asked for at this time.
+    pub(super) async fn make(&mut self, change: Change, asked: Instant) -> Outcome {
         match change {
             Change::Deploy {
                 plugin,
@@ -19,11 +21,13 @@ impl Reloader {
                 canary,
             } => {
                 let plugin = self.plugin(&plugin)?;
-                self.deploy(&plugin, bytes, signature, canary).await
+                self.deploy(&plugin, (bytes, signature), canary, asked).await
             }
             Change::RollBack { plugin, to } => {
                 let plugin = self.plugin(&plugin)?;
-                self.roll_back(&plugin, to).await
+                let event = self.roll_back(&plugin, to).await?;
+                self.taken_back.insert(plugin.name.clone(), Instant::now());
+                Ok(event)
             }
             Change::Promote { plugin } => {
                 let plugin = self.plugin(&plugin)?;
@@ -47,11 +51,12 @@ impl Reloader {
     async fn deploy(
         &mut self,
         plugin: &Arc<Plugin>,
-        bytes: Vec<u8>,
-        signature: Option<String>,
+        (bytes, signature): (Vec<u8>, Option<String>),
         canary: Option<(Share, Bounds)>,
+        asked: Instant,
     ) -> Outcome {
-        let hashed = self.compiler.run(move || Source::sent(bytes, signature)).await;
+        self.is_still_wanted(plugin, asked)?;
+        let hashed = self.lane().run(move || Source::sent(bytes, signature)).await;
         let source = hashed.ok_or_else(|| Error::Internal("the compiler's thread is gone".to_owned()))?;
         let file = self.file_digest(plugin).await;
         if let Some(current) = plugin.current()
@@ -68,6 +73,7 @@ impl Reloader {
             Ok(ready) => ready,
             Err(refused) => return Err(self.refuse(plugin, &refused, By::Deploy)),
         };
+        self.is_still_wanted(plugin, asked)?;
         self.withdraw(plugin, By::Deploy, "another version was deployed")
             .await;
         match canary {
@@ -78,10 +84,21 @@ impl Reloader {
         }
     }
 
+    /// The last act wins, also where a rollback was quicker than a deploy that was asked for before it.
+    fn is_still_wanted(&self, plugin: &Plugin, asked: Instant) -> Result<(), Error> {
+        match self.taken_back.get(&plugin.name) {
+            Some(&at) if at > asked => Err(Error::Conflict(format!(
+                "the plugin \"{}\" was rolled back before this version was ready, so it is not served; deploy it again if it is still wanted",
+                plugin.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The digest of a plugin's file now, if it can be read.
     async fn file_digest(&self, plugin: &Arc<Plugin>) -> Option<String> {
         let spec = plugin.spec.clone();
-        let read = self.compiler.run(move || Source::file(&spec)).await;
+        let read = self.lane().run(move || Source::file(&spec)).await;
         read?.ok().map(|source| source.sha256)
     }
 
@@ -293,7 +310,8 @@ impl Reloader {
             ));
         };
         let name = plugin.name.clone();
-        let read = self.compiler.run(move || {
+        let lane = self.lane();
+        let read = lane.run(move || {
             let read = kept.read(&name, &digest);
             read.map(|(bytes, signature)| Source::sent(bytes, signature))
         });

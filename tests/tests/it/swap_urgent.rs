@@ -1,0 +1,172 @@
+//! While a component is compiled that takes long, an operator can go back to an earlier version, and switch plugins off.
+
+use std::thread;
+use std::time::Duration;
+
+use berth_tests::berth::{Berth, Manifest, eventually};
+use berth_tests::swaps::{Operator, Site, WATCH, compiled_for, digest, greeting, hello, slow};
+use berth_tests::wire::is;
+use serde_json::json;
+
+/// Takes the compiler some seconds in any build on any machine.
+const FUNCTIONS: usize = 10_000;
+
+/// Two plugins that have had versions 1 and 2, and who deploys.
+struct Case {
+    site: Site,
+    berth: Berth,
+    operator: Operator,
+}
+
+impl Case {
+    fn start(more: &str) -> Self {
+        let site = Site::new();
+        site.put("one.wasm", &hello(1));
+        site.put("two.wasm", &hello(1));
+        let berth = site.start(&Self::manifest(&site, more, ""));
+        let operator = Operator::of(&berth);
+        for plugin in ["one", "two"] {
+            let answer = operator.deploy(plugin, "", &[], &hello(2));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let case = Self {
+            site,
+            berth,
+            operator,
+        };
+        case.serves("one", 2);
+        case.serves("two", 2);
+        case
+    }
+
+    fn manifest(site: &Site, more: &str, of_two: &str) -> Manifest {
+        Manifest::new()
+            .raw(more)
+            .handler_file("one", &site.at("one.wasm"), "")
+            .handler_file("two", &site.at("two.wasm"), of_two)
+    }
+
+    #[track_caller]
+    fn serves(&self, plugin: &str, version: u32) {
+        let answer = self.berth.get(&format!("/{plugin}/Ada"));
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, greeting(version, "Ada").as_str())
+        );
+    }
+
+    /// Wait until something is compiled that was not yet when this much had been.
+    fn compiles(&self, before: Duration) {
+        eventually("it is compiled", || {
+            compiled_for(&self.berth) > before + Duration::from_millis(100)
+        });
+    }
+
+    #[track_caller]
+    fn does(&self, plugin: &str, what: &str) {
+        let answer = self
+            .operator
+            .post(&format!("/admin/plugins/{plugin}/{what}"), &json!({}));
+        assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+    }
+}
+
+#[test]
+fn nothing_urgent_waits_for_a_compiler_and_a_rollback_ends_the_deploy_before_it() {
+    let case = Case::start("");
+    let component = slow(&hello(3), FUNCTIONS);
+    let before = (case.operator.last(), compiled_for(&case.berth));
+    let deploying = {
+        let (operator, component) = (case.operator.clone(), component.clone());
+        thread::spawn(move || operator.deploy("one", "", &[], &component))
+    };
+    case.compiles(before.1);
+    // Another plugin.
+    case.does("two", "disable");
+    is(&case.berth.get("/two/Ada"), 503, "plugin-disabled");
+    case.does("two", "enable");
+    case.serves("two", 2);
+    case.does("two", "rollback");
+    case.serves("two", 1);
+    // The same.
+    case.does("one", "disable");
+    is(&case.berth.get("/one/Ada"), 503, "plugin-disabled");
+    case.does("one", "enable");
+    case.does("one", "rollback");
+    case.serves("one", 1);
+    assert!(
+        !deploying.is_finished(),
+        "all of that was done while it was compiled"
+    );
+    let answer = deploying.join().unwrap();
+    is(&answer, 409, "conflict");
+    assert!(
+        answer
+            .text()
+            .contains("rolled back before this version was ready"),
+        "{}",
+        answer.text()
+    );
+    case.serves("one", 1);
+    assert_eq!(
+        case.operator.kinds(before.0, "one"),
+        ["disabled", "enabled", "rolled-back"]
+    );
+    // It comes from the cache now.
+    let answer = case.operator.deploy("one", "", &[], &component);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["steps"]["cached"], true);
+    case.serves("one", 3);
+}
+
+#[test]
+fn rollback_while_the_file_is_compiled_holds_until_the_file_is_another_one() {
+    let case = Case::start(WATCH);
+    let before = (case.operator.last(), compiled_for(&case.berth));
+    case.site.replace("one.wasm", &slow(&hello(3), FUNCTIONS));
+    case.compiles(before.1);
+    case.does("one", "rollback");
+    case.serves("one", 1);
+    // Changes are made one after another, so when this one is, the file's turn is over.
+    let answer = case.operator.deploy("two", "", &[], &hello(4));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    case.serves("one", 1);
+    assert_eq!(case.operator.kinds(before.0, "one"), ["rolled-back"]);
+    case.site.replace("one.wasm", &hello(5));
+    case.operator.event(before.0, "one", "swapped");
+    case.serves("one", 5);
+}
+
+#[test]
+fn what_is_done_while_a_manifest_is_applied_counts() {
+    let case = Case::start("");
+    case.site.put("three.wasm", &slow(&hello(3), FUNCTIONS));
+    let before = (case.operator.last(), compiled_for(&case.berth));
+    // It adds a plugin that takes long, and changes another one.
+    let next = Case::manifest(&case.site, "", "limits = { wall = \"7s\" }").handler_file(
+        "three",
+        &case.site.at("three.wasm"),
+        "",
+    );
+    case.site.replace("berth.toml", next.text().as_bytes());
+    let applying = {
+        let operator = case.operator.clone();
+        thread::spawn(move || operator.post("/admin/reload", &json!({})))
+    };
+    case.compiles(before.1);
+    case.does("two", "rollback");
+    case.serves("two", 1);
+    case.does("one", "disable");
+    assert!(
+        !applying.is_finished(),
+        "all of that was done while it was compiled"
+    );
+    let answer = applying.join().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["added"], json!(["three"]));
+    case.serves("three", 3);
+    case.serves("two", 1);
+    is(&case.berth.get("/one/Ada"), 503, "plugin-disabled");
+    assert_eq!(case.operator.serves("two"), digest(&hello(1)));
+    assert_eq!(case.operator.plugin("two")["limits"]["wallMs"], 7_000);
+}
