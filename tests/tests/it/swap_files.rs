@@ -7,10 +7,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use berth_tests::berth::{Manifest, command};
+use berth_tests::berth::{Manifest, command, eventually};
 use berth_tests::components::handler_at_start;
 use berth_tests::root;
 use berth_tests::swaps::{Operator, Site, WATCH, another, built, digest, greeting, hello};
+use berth_tests::wire::{Connection, head, is};
 
 use crate::swap_served::{FILE, Served};
 
@@ -472,4 +473,70 @@ fn manifest_that_is_no_file_is_told_and_holds_up_nothing() {
     }
     served.recovers();
     served.over(&[1, 2]);
+}
+
+/// Guests that run have all the memory that there is, so nothing can be started to see whether it can. That is nobody's fault,
+/// and passes.
+#[test]
+fn what_finds_no_room_is_tried_again_until_there_is_some() {
+    let site = Site::new();
+    site.put("hello.wasm", &hello(1));
+    let manifest = |more: &str| {
+        Manifest::new()
+            .raw(WATCH)
+            .raw("[limits]\ntotal_memory = \"4MiB\"")
+            .handler_with("fixtures/echo", "limits = { cpu = \"10s\", wall = \"60s\" }")
+            .handler_file("hello", &site.at("hello.wasm"), "")
+            .raw(more)
+    };
+    let berth = site.start(&manifest(""));
+    let operator = Operator::of(&berth);
+    assert_eq!(berth.get("/hello/Ada").text(), greeting(1, "Ada"));
+    let before = operator.last();
+    let full: Vec<Connection> = (0..3)
+        .map(|_| {
+            let mut connection = Connection::open(berth.address);
+            connection.send(head("GET", "/echo/sleep/50000", &[], 0));
+            connection
+        })
+        .collect();
+    eventually("all memory is taken", || {
+        let answer = berth.get("/hello/Ada");
+        answer.status == 503 && answer.code() == "host-busy"
+    });
+
+    site.replace("hello.wasm", &hello(2));
+    let event = operator.event(before, "hello", "refused");
+    assert_eq!(event["code"], "no-room", "{event:#}");
+    let reason = event["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("the 4.0 MiB of `limits.total_memory`"),
+        "{reason}"
+    );
+    let answer = operator.deploy("hello", "", &[], &hello(3));
+    is(&answer, 422, "no-room");
+    let another = format!(
+        "[plugins.another]\ncomponent = {:?}\n[[routes]]\npath = \"/another/*\"\nplugin = \"another\"\naccess = \"public\"",
+        site.at("hello.wasm")
+    );
+    site.replace("berth.toml", manifest(&another).text().as_bytes());
+    let event = operator.event(before, "", "manifest-refused");
+    assert!(
+        event["faults"][0].as_str().unwrap().contains("total_memory"),
+        "{event:#}"
+    );
+
+    drop(full);
+    operator.event(before, "hello", "swapped");
+    operator.event(before, "", "manifest-applied");
+    assert_eq!(berth.get("/hello/Ada").text(), greeting(2, "Ada"));
+    assert_eq!(berth.get("/another/Ada").text(), greeting(2, "Ada"));
+    let kinds: Vec<String> = operator
+        .since(before)
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap().to_owned())
+        .filter(|kind| kind.contains("refused"))
+        .collect();
+    // The file's, the deploy's and the manifest's, each once however often they were tried.
+    assert_eq!(kinds, ["refused", "refused", "manifest-refused"]);
 }

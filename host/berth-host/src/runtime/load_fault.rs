@@ -70,6 +70,14 @@ pub enum LoadFault {
         /// What happened, on one line.
         cause: String,
     },
+    /// It was not started, because the guests that run have what all of them may have together.
+    #[error(
+        "the component could not be started once, as the guests of this host have the {total} of `limits.total_memory` among them; berth tries a file again, deploy anything else again or raise the limit"
+    )]
+    NoRoom {
+        /// What they may have.
+        total: bytesize::ByteSize,
+    },
     /// The version that an operator chose can't be had any more.
     #[error(
         "the version that an operator has chosen, {digest}, is not kept, so it can't be served in another way: {reason}; deploy it again"
@@ -129,6 +137,7 @@ impl LoadFault {
             Self::NotConcurrent(_) => "not-concurrent",
             Self::Folders(_) => "folders",
             Self::Start { .. } => "start-failed",
+            Self::NoRoom { .. } => "no-room",
             Self::Signature(_) => "signature",
             Self::Compiler => "compiler-failed",
             Self::NotKept { .. } => "not-kept",

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::events::{Event, Kind};
 use super::kept::By;
 use super::watch::read_whole;
-use super::{Held, Outcome, REST, Reloader, probe, start};
+use super::{AGAIN, Held, Outcome, REST, Reloader, probe, start};
 use crate::config::{self, Environment, ManifestFault};
 use crate::error::Error;
 use crate::grants::Capability;
@@ -26,6 +26,8 @@ use crate::table::Table;
 const MAX_MANIFEST: u64 = 1024 * 1024;
 /// How often a manifest that takes plugins away is looked at, until it is taken as it is.
 const RESTS: u32 = 20;
+/// How often the plugins of a manifest are loaded anew because an operator did something meanwhile. Then operators wait.
+const ROUNDS: u32 = 8;
 
 /// A manifest's text: of a regular file, whole, and not larger than it can be.
 fn read(file: &Path) -> Result<String, Vec<ManifestFault>> {
@@ -45,14 +47,20 @@ impl Reloader {
     /// The manifest's file may be another one, or a component that it waits for.
     pub(super) async fn manifest_changed(&mut self) {
         self.held.retain(|held| held.of != MANIFEST);
+        self.again.remove(MANIFEST);
         self.rested().await;
         match self.apply(By::File).await {
             Ok(_) => _ = self.told.remove(MANIFEST),
-            Err(event) => self.held.push(Held {
-                of: MANIFEST.to_owned(),
-                event: *event,
-                until: Instant::now() + REST,
-            }),
+            Err(event) => {
+                if std::mem::take(&mut self.found_no_room) {
+                    self.again.insert(MANIFEST.to_owned(), Instant::now() + AGAIN);
+                }
+                self.held.push(Held {
+                    of: MANIFEST.to_owned(),
+                    event: *event,
+                    until: Instant::now() + REST,
+                });
+            }
         }
     }
 
@@ -128,11 +136,16 @@ impl Reloader {
             )]));
         }
         let before = self.host.table.load_full();
+        let mut rounds = 0..ROUNDS;
         let (found, mut faults) = loop {
+            let is_last = rounds.next().is_none();
             let (acts, mut faults) = (self.acts, Vec::new());
+            self.is_urgent = is_last;
+            self.found_no_room = false;
             let found = self.plugins(&before, &next, &text, &mut faults).await;
+            self.is_urgent = false;
             // What an operator did meanwhile counts. Another time everything comes from the cache.
-            if acts == self.acts {
+            if is_last || acts == self.acts {
                 break (found, faults);
             }
         };
@@ -315,7 +328,10 @@ impl Reloader {
             }
             match self.other(spec, old).await {
                 Ok(other) => found.push(other),
-                Err(error) => fault(&[], error.to_string()),
+                Err(error) => {
+                    self.found_no_room |= matches!(error, LoadFault::NoRoom { .. });
+                    fault(&[], error.to_string());
+                }
             }
         }
         found

@@ -65,6 +65,8 @@ use crate::state::{Host, HostSpec};
 pub const REST: Duration = Duration::from_millis(500);
 /// How often faults that are held back, versions that can be compared, and plugins that leave are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// How soon a file that found no room is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Requests of the new version until the two are compared.
 pub const COMPARED_AFTER: u64 = 20;
 /// How long a comparison is waited for.
@@ -95,9 +97,9 @@ pub struct Reloader {
     compiler: Compiler,
     /// For what is made meanwhile.
     urgent: Compiler,
-    /// Whether that is being made.
+    /// Whether that is being made, or nothing is to be made meanwhile.
     is_urgent: bool,
-    /// When an operator last went back to an earlier version of a plugin. Whatever was asked for before that is not made.
+    /// When going back to an earlier version of a plugin was last asked for. What was asked for before that is not deployed.
     taken_back: HashMap<String, Instant>,
     /// Counts what was made meanwhile.
     acts: u64,
@@ -106,6 +108,10 @@ pub struct Reloader {
     states: HashMap<String, State>,
     /// Faults that are told when their files have rested.
     held: Vec<Held>,
+    /// Files that found no room, by plugin, and when they are tried again; the manifest's is [`manifest::MANIFEST`].
+    again: HashMap<String, Instant>,
+    /// Whether a plugin of the manifest that was read last found none.
+    found_no_room: bool,
     /// The faults that were told last, so that none is told twice.
     told: HashMap<String, String>,
     comparisons: Vec<Comparison>,
@@ -184,6 +190,8 @@ impl Reloader {
             acts: 0,
             watch: None,
             held: Vec::new(),
+            again: HashMap::new(),
+            found_no_room: false,
             told: HashMap::new(),
             comparisons: Vec::new(),
             leaving: Vec::new(),
@@ -247,6 +255,7 @@ impl Reloader {
                 path = changed(&mut self.watch) => self.file_changed(&path).await,
                 _ = ticks.tick(), if self.has_to_tick() => {
                     self.tick();
+                    self.try_again().await;
                     self.settle().await;
                 }
             }
@@ -399,6 +408,7 @@ impl Reloader {
     /// A plugin's file may be another one.
     async fn follow(&mut self, plugin: &Arc<Plugin>) {
         self.held.retain(|held| held.of != plugin.name);
+        self.again.remove(&plugin.name);
         let spec = plugin.spec.clone();
         let read = self.lane().run(move || Source::file(&spec)).await;
         let read = read.unwrap_or(Err(LoadFault::Compiler));
@@ -440,7 +450,29 @@ impl Reloader {
                     .await;
                 self.switch(plugin, ready, By::File, Kind::Swapped, None).await;
             }
-            Err(refused) => self.hold(plugin, refused, By::File),
+            Err(refused) => {
+                if matches!(refused.fault, LoadFault::NoRoom { .. }) {
+                    self.again.insert(plugin.name.clone(), Instant::now() + AGAIN);
+                }
+                self.hold(plugin, refused, By::File);
+            }
+        }
+    }
+
+    /// Whether there is room now for what found none.
+    async fn try_again(&mut self) {
+        let now = Instant::now();
+        let due: Vec<String> = self
+            .again
+            .extract_if(|_, at| *at <= now)
+            .map(|(of, _)| of)
+            .collect();
+        for of in due {
+            if of == manifest::MANIFEST {
+                self.manifest_changed().await;
+            } else if let Some(plugin) = self.host.table.load_full().plugin(&of) {
+                self.follow(plugin).await;
+            }
         }
     }
 
@@ -628,7 +660,13 @@ impl Reloader {
     }
 
     fn has_to_tick(&self) -> bool {
-        !self.held.is_empty() || !self.comparisons.is_empty() || !self.leaving.is_empty()
+        let waits = [
+            self.held.is_empty(),
+            self.again.is_empty(),
+            self.comparisons.is_empty(),
+            self.leaving.is_empty(),
+        ];
+        !waits.into_iter().all(|is_empty| is_empty)
     }
 
     fn tick(&mut self) {

@@ -26,7 +26,7 @@ impl Reloader {
             Change::RollBack { plugin, to } => {
                 let plugin = self.plugin(&plugin)?;
                 let event = self.roll_back(&plugin, to).await?;
-                self.taken_back.insert(plugin.name.clone(), Instant::now());
+                self.taken_back.insert(plugin.name.clone(), asked);
                 Ok(event)
             }
             Change::Promote { plugin } => {

@@ -25,7 +25,7 @@ pub const PROBES: u32 = 1;
 /// Start it once. How long that took.
 ///
 /// # Errors
-/// [`LoadFault::Start`].
+/// [`LoadFault::Start`], or [`LoadFault::NoRoom`].
 pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) -> Result<Duration, LoadFault> {
     let fault = |trap: Trap, cause: String| LoadFault::Start {
         trap: trap.label(),
@@ -43,10 +43,10 @@ pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) ->
         Ok(Ok(())) => Ok(started.elapsed()),
         Ok(Err(error)) => Err(match trap::classify(&error, &meter) {
             Error::Guest(it) => fault(it.trap, cause(&error, it.trap, &limits)),
-            other => fault(
-                Trap::Memory,
-                format!("the host has no room for it now ({other:?})"),
-            ),
+            Error::HostBusy => LoadFault::NoRoom {
+                total: bytesize::ByteSize::b(host.runtime.budget.limit() as u64),
+            },
+            other => fault(Trap::Refused, format!("{other:?}")),
         }),
         Err(_) => Err(fault(
             Trap::Wall,
