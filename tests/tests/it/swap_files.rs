@@ -500,6 +500,9 @@ fn what_finds_no_room_is_tried_again_until_there_is_some() {
             connection
         })
         .collect();
+    eventually("they run", || {
+        berth.metric("berth_plugin_running", &["echo"]) == 3.0
+    });
     eventually("all memory is taken", || {
         let answer = berth.get("/hello/Ada");
         answer.status == 503 && answer.code() == "host-busy"
@@ -539,4 +542,19 @@ fn what_finds_no_room_is_tried_again_until_there_is_some() {
         .collect();
     // The file's, the deploy's and the manifest's, each once however often they were tried.
     assert_eq!(kinds, ["refused", "refused", "manifest-refused"]);
+}
+
+/// There will never be room for it, so waiting for some is not the advice.
+#[test]
+fn what_needs_more_than_all_guests_may_have_is_a_fault_of_its_own() {
+    let site = Site::new();
+    site.put("hello.wasm", &hello(1));
+    let manifest = Manifest::new()
+        .raw("[limits]\ntotal_memory = \"1MiB\"")
+        .handler_file("hello", &site.at("hello.wasm"), "");
+    let berth = site.start(&manifest);
+    let answer = Operator::of(&berth).deploy("hello", "", &[], &hello(2));
+    is(&answer, 422, "start-failed");
+    let says = "it needs more than the 1.0 MiB of `limits.total_memory`";
+    assert!(answer.text().contains(says), "{}", answer.text());
 }

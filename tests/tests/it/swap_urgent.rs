@@ -4,12 +4,14 @@ use std::thread;
 use std::time::Duration;
 
 use berth_tests::berth::{Berth, Manifest, eventually};
-use berth_tests::swaps::{Operator, Site, WATCH, compiled_for, digest, greeting, hello, slow};
+use berth_tests::swaps::{Operator, Site, WATCH, built, compiled_for, digest, greeting, hello, slow, until};
 use berth_tests::wire::is;
 use serde_json::json;
 
-/// Takes the compiler some seconds in any build on any machine.
-const FUNCTIONS: usize = 10_000;
+/// So many that the compiler, which has as many threads as the machine has cores, is busy for some seconds.
+fn functions() -> usize {
+    5_000 * thread::available_parallelism().map_or(2, usize::from)
+}
 
 /// Two plugins that have had versions 1 and 2, and who deploys.
 struct Case {
@@ -74,7 +76,7 @@ impl Case {
 #[test]
 fn nothing_urgent_waits_for_a_compiler_and_a_rollback_ends_the_deploy_before_it() {
     let case = Case::start("");
-    let component = slow(&hello(3), FUNCTIONS);
+    let component = slow(&hello(3), functions());
     let before = (case.operator.last(), compiled_for(&case.berth));
     let deploying = {
         let (operator, component) = (case.operator.clone(), component.clone());
@@ -101,9 +103,7 @@ fn nothing_urgent_waits_for_a_compiler_and_a_rollback_ends_the_deploy_before_it(
     let answer = deploying.join().unwrap();
     is(&answer, 409, "conflict");
     assert!(
-        answer
-            .text()
-            .contains("rolled back before this version was ready"),
+        answer.text().contains("before this version was ready the plugin"),
         "{}",
         answer.text()
     );
@@ -123,7 +123,7 @@ fn nothing_urgent_waits_for_a_compiler_and_a_rollback_ends_the_deploy_before_it(
 fn rollback_while_the_file_is_compiled_holds_until_the_file_is_another_one() {
     let case = Case::start(WATCH);
     let before = (case.operator.last(), compiled_for(&case.berth));
-    case.site.replace("one.wasm", &slow(&hello(3), FUNCTIONS));
+    case.site.replace("one.wasm", &slow(&hello(3), functions()));
     case.compiles(before.1);
     case.does("one", "rollback");
     case.serves("one", 1);
@@ -140,7 +140,7 @@ fn rollback_while_the_file_is_compiled_holds_until_the_file_is_another_one() {
 #[test]
 fn what_is_done_while_a_manifest_is_applied_counts() {
     let case = Case::start("");
-    case.site.put("three.wasm", &slow(&hello(3), FUNCTIONS));
+    case.site.put("three.wasm", &slow(&hello(3), functions()));
     let before = (case.operator.last(), compiled_for(&case.berth));
     // It adds a plugin that takes long, and changes another one.
     let next = Case::manifest(&case.site, "", "limits = { wall = \"7s\" }").handler_file(
@@ -156,6 +156,7 @@ fn what_is_done_while_a_manifest_is_applied_counts() {
     case.compiles(before.1);
     case.does("two", "rollback");
     case.serves("two", 1);
+    case.does("two", "disable");
     case.does("one", "disable");
     assert!(
         !applying.is_finished(),
@@ -165,8 +166,63 @@ fn what_is_done_while_a_manifest_is_applied_counts() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.json()["added"], json!(["three"]));
     case.serves("three", 3);
+    is(&case.berth.get("/two/Ada"), 503, "plugin-disabled");
+    case.does("two", "enable");
     case.serves("two", 1);
     is(&case.berth.get("/one/Ada"), 503, "plugin-disabled");
     assert_eq!(case.operator.serves("two"), digest(&hello(1)));
     assert_eq!(case.operator.plugin("two")["limits"]["wallMs"], 7_000);
+}
+
+#[test]
+fn what_a_trial_decides_while_a_newer_file_is_compiled_is_not_served_in_its_place() {
+    let case = Case::start(WATCH);
+    let answer = case
+        .operator
+        .deploy("one", "canary=100%25&promoteAfter=20", &[], &hello(3));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let before = (case.operator.last(), compiled_for(&case.berth));
+    let file = slow(&hello(4), functions());
+    case.site.replace("one.wasm", &file);
+    case.compiles(before.1);
+    // More than it needs.
+    for _ in 0..40 {
+        case.serves("one", 3);
+    }
+    let event = case.operator.event(before.0, "one", "swapped");
+    assert_eq!(event["to"], digest(&file), "{event:#}");
+    case.serves("one", 4);
+    // The trial is over, whatever it would have decided.
+    case.does("two", "disable");
+    assert_eq!(
+        case.operator.kinds(before.0, "one"),
+        ["canary-withdrawn", "swapped"]
+    );
+    case.serves("one", 4);
+}
+
+#[test]
+fn candidate_that_fails_is_taken_back_while_another_component_is_compiled() {
+    let case = Case::start("");
+    let answer = case
+        .operator
+        .deploy("two", "canary=100%25", &[], &built("fixtures/trap-before-head"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let before = (case.operator.last(), compiled_for(&case.berth));
+    let deploying = {
+        let (operator, component) = (case.operator.clone(), slow(&hello(3), functions()));
+        thread::spawn(move || operator.deploy("one", "", &[], &component))
+    };
+    case.compiles(before.1);
+    until(
+        || format!("{:#?}", case.operator.plugin("two")),
+        || (case.berth.get("/two/Ada").status == 200).then_some(()),
+    );
+    case.serves("two", 2);
+    let event = case.operator.event(before.0, "two", "canary-failed");
+    assert_eq!(event["from"], digest(&hello(2)), "{event:#}");
+    assert!(!deploying.is_finished(), "that was decided while it was compiled");
+    let answer = deploying.join().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    case.serves("one", 3);
 }

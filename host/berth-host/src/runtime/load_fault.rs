@@ -72,7 +72,7 @@ pub enum LoadFault {
     },
     /// It was not started, because the guests that run have what all of them may have together.
     #[error(
-        "the component could not be started once, as the guests of this host have the {total} of `limits.total_memory` among them; berth tries a file again, deploy anything else again or raise the limit"
+        "the component could not be started once, as the guests of this host have the {total} of `limits.total_memory` among them; a file that berth follows is tried again, deploy anything else again or raise the limit"
     )]
     NoRoom {
         /// What they may have.

@@ -49,6 +49,17 @@ pub enum Change {
 }
 
 impl Change {
+    /// Of which plugin; nothing if it isn't about one.
+    pub(super) fn plugin(&self) -> Option<&str> {
+        match self {
+            Self::Deploy { plugin, .. }
+            | Self::RollBack { plugin, .. }
+            | Self::Promote { plugin }
+            | Self::SetDisabled { plugin, .. } => Some(plugin),
+            Self::Manifest => None,
+        }
+    }
+
     /// Whether somebody who asks for this can't wait until another plugin's component is compiled. It takes no compiling
     /// itself, or what was compiled before.
     fn is_urgent(&self) -> bool {

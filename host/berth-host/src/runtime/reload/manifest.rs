@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::events::{Event, Kind};
 use super::kept::By;
 use super::watch::read_whole;
-use super::{AGAIN, Held, Outcome, REST, Reloader, probe, start};
+use super::{Again, Held, Outcome, REST, Reloader, probe, start};
 use crate::config::{self, Environment, ManifestFault};
 use crate::error::Error;
 use crate::grants::Capability;
@@ -47,13 +47,13 @@ impl Reloader {
     /// The manifest's file may be another one, or a component that it waits for.
     pub(super) async fn manifest_changed(&mut self) {
         self.held.retain(|held| held.of != MANIFEST);
-        self.again.remove(MANIFEST);
+        let again = self.again.remove(MANIFEST);
         self.rested().await;
         match self.apply(By::File).await {
             Ok(_) => _ = self.told.remove(MANIFEST),
             Err(event) => {
-                if std::mem::take(&mut self.found_no_room) {
-                    self.again.insert(MANIFEST.to_owned(), Instant::now() + AGAIN);
+                if self.found_no_room {
+                    self.again.insert(MANIFEST.to_owned(), Again::after(again));
                 }
                 self.held.push(Held {
                     of: MANIFEST.to_owned(),
@@ -110,6 +110,7 @@ impl Reloader {
             event.faults = faults;
             Box::new(event)
         };
+        self.found_no_room = false;
         let file = self.spec.file.clone();
         let lane = self.lane();
         let read = lane.run(move || -> Result<_, Vec<ManifestFault>> {
@@ -139,13 +140,16 @@ impl Reloader {
         let mut rounds = 0..ROUNDS;
         let (found, mut faults) = loop {
             let is_last = rounds.next().is_none();
-            let (acts, mut faults) = (self.acts, Vec::new());
-            self.is_urgent = is_last;
+            let (acts, mut faults) = (self.acts.clone(), Vec::new());
             self.found_no_room = false;
+            self.is_urgent = is_last;
             let found = self.plugins(&before, &next, &text, &mut faults).await;
             self.is_urgent = false;
-            // What an operator did meanwhile counts. Another time everything comes from the cache.
-            if is_last || acts == self.acts {
+            // What an operator did to one that is changed counts. Another time all of it is in the cache, if there is one.
+            let is_other =
+                |spec: &&PluginSpec| before.plugin(&spec.name).is_none_or(|old| old.spec != **spec);
+            let mut others = next.plugins.iter().filter(is_other);
+            if is_last || others.all(|spec| acts.get(&spec.name) == self.acts.get(&spec.name)) {
                 break (found, faults);
             }
         };
@@ -359,8 +363,7 @@ impl Reloader {
         };
         // It has no connections yet: those are for what is in force.
         let tried = found.clone().plugin(&self.host);
-        let host = Arc::clone(&self.host);
-        self.meanwhile(probe::probe(&host, &tried, &version)).await?;
+        probe::probe(&self.host, &tried, &version).await?;
         Ok(found)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One task, the [`Reloader`], makes every change, one after another: what a file's author saves, what an operator sends,
 //! what a trial decides, what the manifest says. While it waits for a component to be compiled, which may take a minute, it
-//! makes what is urgent: a rollback, or the end of a trial. A component goes through the same steps whoever brings it: read whole, its
+//! makes what is urgent: a rollback, a promotion, switching a plugin off or on, taking a candidate back. A component goes through the same steps whoever brings it: read whole, its
 //! signature verified, compiled on the one thread for that (or taken from the cache), compared with what the manifest grants,
 //! instantiated once. Only then it takes the place of the one before, by one atomic store; requests in flight finish on the
 //! version that they began with, which goes with the last of them. Whatever fails on the way changes nothing and is told once.
@@ -65,8 +65,9 @@ use crate::state::{Host, HostSpec};
 pub const REST: Duration = Duration::from_millis(500);
 /// How often faults that are held back, versions that can be compared, and plugins that leave are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How soon a file that found no room is tried again.
+/// How soon a file that found no room is tried again the first time, and at the latest. In between it doubles.
 const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 /// Requests of the new version until the two are compared.
 pub const COMPARED_AFTER: u64 = 20;
 /// How long a comparison is waited for.
@@ -99,17 +100,22 @@ pub struct Reloader {
     urgent: Compiler,
     /// Whether that is being made, or nothing is to be made meanwhile.
     is_urgent: bool,
-    /// When going back to an earlier version of a plugin was last asked for. What was asked for before that is not deployed.
-    taken_back: HashMap<String, Instant>,
-    /// Counts what was made meanwhile.
-    acts: u64,
+    /// When an operator last asked to go back to an earlier version of a plugin, or to promote its candidate, and it was done.
+    /// Another version that was asked for before is not served.
+    decided_at: HashMap<String, Instant>,
+    /// Counts the versions of each plugin that an operator has chosen.
+    chosen: HashMap<String, u64>,
+    /// Counts what was made of each plugin meanwhile.
+    acts: HashMap<String, u64>,
+    /// What trials have decided meanwhile and is not urgent.
+    later: Vec<Decision>,
     watch: Option<Watch>,
     /// What is kept of every plugin, as on disk.
     states: HashMap<String, State>,
     /// Faults that are told when their files have rested.
     held: Vec<Held>,
-    /// Files that found no room, by plugin, and when they are tried again; the manifest's is [`manifest::MANIFEST`].
-    again: HashMap<String, Instant>,
+    /// Files that found no room, by plugin; the manifest's is [`manifest::MANIFEST`].
+    again: HashMap<String, Again>,
     /// Whether a plugin of the manifest that was read last found none.
     found_no_room: bool,
     /// The faults that were told last, so that none is told twice.
@@ -132,6 +138,23 @@ struct Held {
     of: String,
     event: Event,
     until: Instant,
+}
+
+/// A file that found no room.
+struct Again {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Again {
+    /// After it was tried in vain; `before` is what there was until then.
+    fn after(before: Option<Self>) -> Self {
+        let pause = before.map_or(AGAIN, |before| (before.pause * 2).min(AGAIN_AT_MOST));
+        Self {
+            at: Instant::now() + pause,
+            pause,
+        }
+    }
 }
 
 impl Held {
@@ -186,8 +209,10 @@ impl Reloader {
             compiler: Compiler::start("berth-compile")?,
             urgent: Compiler::start("berth-urgent")?,
             is_urgent: false,
-            taken_back: HashMap::new(),
-            acts: 0,
+            decided_at: HashMap::new(),
+            chosen: HashMap::new(),
+            acts: HashMap::new(),
+            later: Vec::new(),
             watch: None,
             held: Vec::new(),
             again: HashMap::new(),
@@ -243,6 +268,9 @@ impl Reloader {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            for (plugin, trial, verdict) in std::mem::take(&mut self.later) {
+                self.decided(&plugin, &trial, verdict).await;
+            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 command = self.inbox.next() => match command {
@@ -273,7 +301,7 @@ impl Reloader {
     }
 
     /// Wait for something slow, and meanwhile make what is urgent. Whoever waits here must expect that something was, to
-    /// this plugin or another.
+    /// this plugin or another; and `slow` is not polled meanwhile, so it must hold nothing that others wait for.
     async fn meanwhile<T>(&mut self, slow: impl Future<Output = T>) -> T {
         let mut slow = pin!(slow);
         // One thing at a time.
@@ -285,7 +313,12 @@ impl Reloader {
                 done = &mut slow => return done,
                 Some(command) = self.inbox.urgent.recv() => self.make_urgently(command).await,
                 Some((plugin, trial, verdict)) = self.decisions.1.recv() => {
-                    self.decided(&plugin, &trial, verdict).await;
+                    // A promotion takes a look at the plugin's file, and is in no hurry.
+                    if matches!(verdict, Verdict::Promote) {
+                        self.later.push((plugin, trial, verdict));
+                    } else {
+                        self.decided(&plugin, &trial, verdict).await;
+                    }
                 }
             }
         }
@@ -294,10 +327,12 @@ impl Reloader {
     /// Not an `async fn`: such a change may be what this is called from.
     fn make_urgently(&mut self, command: Command) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
+            if let Some(plugin) = command.change.plugin() {
+                *self.acts.entry(plugin.to_owned()).or_default() += 1;
+            }
             self.is_urgent = true;
             self.answer(command).await;
             self.is_urgent = false;
-            self.acts += 1;
         })
     }
 
@@ -314,15 +349,17 @@ impl Reloader {
     /// Keep what the host, or a generation of it, has begun to serve with. Where that isn't the file, see why: it can't be
     /// served, or it has changed between the load and the begin of the watch.
     async fn begin(&mut self, by: By, is_new: impl Fn(&Plugin) -> bool) {
-        for plugin in &self.host.table.load_full().plugins {
-            if !is_new(plugin) {
-                continue;
-            }
+        let table = self.host.table.load_full();
+        let new = || table.plugins.iter().filter(|plugin| is_new(plugin));
+        for plugin in new() {
             if !self.states.contains_key(&plugin.name) {
                 let state = self.host.services.state_of(&plugin.name);
                 self.states.insert(plugin.name.clone(), state);
                 self.forget_trial(plugin).await;
             }
+        }
+        let mut differ = Vec::new();
+        for plugin in new() {
             let of = Arc::clone(plugin);
             let source = self.lane().run(move || Source::file(&of.spec)).await;
             match (source, plugin.current()) {
@@ -331,8 +368,14 @@ impl Reloader {
                         self.keep(plugin, &version, source, by, None).await;
                     }
                 }
-                _ => self.follow(plugin).await,
+                _ => differ.push(plugin),
             }
+        }
+        // Only now, when all is known of all: something else may be made of any of them from here on.
+        for plugin in differ {
+            self.follow(plugin).await;
+        }
+        for plugin in new() {
             if let Err(fault) = &plugin.serving().current {
                 self.was_said(&plugin.name, &fault.to_string());
             }
@@ -366,7 +409,8 @@ impl Reloader {
     }
 
     fn state(&mut self, plugin: &str) -> &mut State {
-        self.states.entry(plugin.to_owned()).or_default()
+        let read = || self.host.services.state_of(plugin);
+        self.states.entry(plugin.to_owned()).or_insert_with(read)
     }
 
     /// What is watched: the manifest, every component, and the signatures of those that need one.
@@ -408,7 +452,7 @@ impl Reloader {
     /// A plugin's file may be another one.
     async fn follow(&mut self, plugin: &Arc<Plugin>) {
         self.held.retain(|held| held.of != plugin.name);
-        self.again.remove(&plugin.name);
+        let again = self.again.remove(&plugin.name);
         let spec = plugin.spec.clone();
         let read = self.lane().run(move || Source::file(&spec)).await;
         let read = read.unwrap_or(Err(LoadFault::Compiler));
@@ -438,21 +482,22 @@ impl Reloader {
             }
             return;
         }
-        let file = source.sha256.clone();
-        match self.load(plugin, source).await {
+        let chosen = self.chosen.get(&plugin.name).copied();
+        let loaded = self.load(plugin, source).await;
+        if self.chosen.get(&plugin.name).copied() != chosen {
+            // An operator has chosen something else meanwhile, which holds until the file is another one again.
+            return;
+        }
+        match loaded {
             Ok(ready) => {
                 self.told.remove(&plugin.name);
-                // An operator may have chosen something else meanwhile.
-                if let AtStart::Kept(..) = self.state(&plugin.name).at_start(Some(&file)) {
-                    return;
-                }
                 self.withdraw(plugin, By::File, "the plugin's file has changed")
                     .await;
                 self.switch(plugin, ready, By::File, Kind::Swapped, None).await;
             }
             Err(refused) => {
                 if matches!(refused.fault, LoadFault::NoRoom { .. }) {
-                    self.again.insert(plugin.name.clone(), Instant::now() + AGAIN);
+                    self.again.insert(plugin.name.clone(), Again::after(again));
                 }
                 self.hold(plugin, refused, By::File);
             }
@@ -464,14 +509,17 @@ impl Reloader {
         let now = Instant::now();
         let due: Vec<String> = self
             .again
-            .extract_if(|_, at| *at <= now)
-            .map(|(of, _)| of)
+            .iter()
+            .filter(|(_, again)| again.at <= now)
+            .map(|(of, _)| of.clone())
             .collect();
         for of in due {
             if of == manifest::MANIFEST {
                 self.manifest_changed().await;
             } else if let Some(plugin) = self.host.table.load_full().plugin(&of) {
                 self.follow(plugin).await;
+            } else {
+                self.again.remove(&of);
             }
         }
     }
@@ -506,8 +554,7 @@ impl Reloader {
         };
         let mut steps = version.steps;
         let version = plugin.ledger.count(version);
-        let host = Arc::clone(&self.host);
-        match self.meanwhile(probe::probe(&host, plugin, &version)).await {
+        match probe::probe(&self.host, plugin, &version).await {
             Ok(took) => steps.probe = took,
             Err(fault) => return Err(refused(fault)),
         }
@@ -597,8 +644,9 @@ impl Reloader {
         );
         if let Some(file) = chosen {
             state.chosen = Some(kept::Chosen { digest, file });
+            *self.chosen.entry(plugin.name.clone()).or_default() += 1;
         }
-        let state = state.clone();
+        let state = self.state(&plugin.name).clone();
         self.write(plugin, Some(source), state).await
     }
 

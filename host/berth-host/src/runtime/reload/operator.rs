@@ -25,13 +25,15 @@ impl Reloader {
             }
             Change::RollBack { plugin, to } => {
                 let plugin = self.plugin(&plugin)?;
-                let event = self.roll_back(&plugin, to).await?;
-                self.taken_back.insert(plugin.name.clone(), asked);
+                let event = self.roll_back(&plugin, to, asked).await?;
+                self.has_decided(&plugin, asked);
                 Ok(event)
             }
             Change::Promote { plugin } => {
                 let plugin = self.plugin(&plugin)?;
-                self.promote(&plugin, By::Deploy).await
+                let event = self.promote(&plugin, By::Deploy).await?;
+                self.has_decided(&plugin, asked);
+                Ok(event)
             }
             Change::SetDisabled { plugin, disabled } => {
                 let plugin = self.plugin(&plugin)?;
@@ -84,11 +86,16 @@ impl Reloader {
         }
     }
 
-    /// The last act wins, also where a rollback was quicker than a deploy that was asked for before it.
+    fn has_decided(&mut self, plugin: &Plugin, asked: Instant) {
+        let at = self.decided_at.entry(plugin.name.clone()).or_insert(asked);
+        *at = asked.max(*at);
+    }
+
+    /// The last act wins, also where it was the quicker one.
     fn is_still_wanted(&self, plugin: &Plugin, asked: Instant) -> Result<(), Error> {
-        match self.taken_back.get(&plugin.name) {
+        match self.decided_at.get(&plugin.name) {
             Some(&at) if at > asked => Err(Error::Conflict(format!(
-                "the plugin \"{}\" was rolled back before this version was ready, so it is not served; deploy it again if it is still wanted",
+                "before this version was ready the plugin \"{}\" was rolled back or its candidate promoted, so it is not served; ask for it again if it is still wanted",
                 plugin.name
             ))),
             _ => Ok(()),
@@ -276,11 +283,13 @@ impl Reloader {
             file,
         });
         let state = state.clone();
+        *self.chosen.entry(plugin.name.clone()).or_default() += 1;
         event.not_kept = self.write(plugin, None, state).await;
         Ok(self.host.events.tell(event))
     }
 
-    async fn roll_back(&mut self, plugin: &Arc<Plugin>, to: Option<String>) -> Outcome {
+    async fn roll_back(&mut self, plugin: &Arc<Plugin>, to: Option<String>, asked: Instant) -> Outcome {
+        self.is_still_wanted(plugin, asked)?;
         if to.is_none()
             && let Some(event) = self
                 .withdraw(plugin, By::Rollback, "an operator took it back")
@@ -323,6 +332,7 @@ impl Reloader {
         let file = self.file_digest(plugin).await;
         match self.load(plugin, source).await {
             Ok(ready) => {
+                self.is_still_wanted(plugin, asked)?;
                 self.withdraw(
                     plugin,
                     By::Rollback,

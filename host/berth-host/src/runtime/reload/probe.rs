@@ -43,9 +43,18 @@ pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) ->
         Ok(Ok(())) => Ok(started.elapsed()),
         Ok(Err(error)) => Err(match trap::classify(&error, &meter) {
             Error::Guest(it) => fault(it.trap, cause(&error, it.trap, &limits)),
-            Error::HostBusy => LoadFault::NoRoom {
-                total: bytesize::ByteSize::b(host.runtime.budget.limit() as u64),
-            },
+            Error::HostBusy => {
+                let total = bytesize::ByteSize::b(host.runtime.budget.limit() as u64);
+                drop(instance);
+                match host.runtime.budget.used() {
+                    // Nobody else has any, so there will never be room for it.
+                    0 => fault(
+                        Trap::Memory,
+                        format!("it needs more than the {total} of `limits.total_memory`"),
+                    ),
+                    _ => LoadFault::NoRoom { total },
+                }
+            }
             other => fault(Trap::Refused, format!("{other:?}")),
         }),
         Err(_) => Err(fault(
