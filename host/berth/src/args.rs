@@ -213,6 +213,9 @@ pub(crate) enum PluginCommand {
         promote_after: Option<u64>,
     },
     /// Go back to the version before, or to another one that is kept.
+    ///
+    /// While a candidate is tried, without --to, the candidate is withdrawn. It waits for no compiler; a version that is being
+    /// deployed at that moment is not served.
     Rollback {
         /// The plugin's name in the manifest.
         plugin: String,

@@ -2,7 +2,7 @@
 //!
 //! Two clocks, because neither sees what the other sees. *CPU time* counts only while the guest's future is being
 //! polled ([`super::turns::metered`]), so queueing, uploads and waiting in host calls are free, and so is what the kernel
-//! gives to other threads meanwhile, but for a millisecond per poll at most ([`super::cpu`]; of stores that serve several
+//! gives to other threads meanwhile, but for a millisecond per poll at most (`runtime::cpu`; of stores that serve several
 //! requests at once it is not); a guest that never returns from a
 //! poll is caught by the epoch callback ([`on_epoch`]), which runs inside the guest every [`TICK`]. *Wall time* is a
 //! timer outside the store ([`crate::dispatch`]), which catches a guest that is parked in a host call.

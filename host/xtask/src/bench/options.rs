@@ -14,7 +14,7 @@ Usage: cargo xtask bench [OPTIONS]
 
   --seconds N       length of one run                                    [5]
   --rounds N        rounds; every case runs once in each                 [5]
-  --connections N   connections that wrk keeps open                      [32]
+  --connections N   connections that wrk keeps open, each with a request [32; `bench swap`: 200]
   --only KEY...     only these cases
   --swaps N         swaps of each case: rounds are added until so many were made, and a
                     tenth of them where each one is compiled             [1000; `bench swap` only]
@@ -77,7 +77,7 @@ pub(super) enum Cli {
 impl Options {
     /// Those of `bench`.
     pub(super) fn parse(arguments: &[String]) -> Result<Self, Failure> {
-        let options = Self::read(arguments)?;
+        let options = Self::read(arguments, 32)?;
         match options.swaps {
             None => Ok(options),
             Some(_) => Err(Failure::usage(
@@ -88,7 +88,7 @@ impl Options {
 
     /// Those of `bench swap`.
     pub(super) fn of_swaps(arguments: &[String]) -> Result<Self, Failure> {
-        let options = Self::read(arguments)?;
+        let options = Self::read(arguments, 200)?;
         match options.cli {
             Cli::Install => Ok(options),
             Cli::At(_) | Cli::None => Err(Failure::usage(
@@ -97,11 +97,11 @@ impl Options {
         }
     }
 
-    fn read(arguments: &[String]) -> Result<Self, Failure> {
+    fn read(arguments: &[String], connections: usize) -> Result<Self, Failure> {
         let mut options = Self {
             seconds: 5,
             rounds: 5,
-            connections: 32,
+            connections,
             json: false,
             cli: Cli::Install,
             swaps: None,
@@ -242,6 +242,7 @@ mod tests {
         };
         assert_eq!(swap(&["--swaps", "5", "--seconds", "1"])?.swaps, Some(5));
         assert_eq!(swap(&[])?.swaps, None);
+        assert_eq!((swap(&[])?.connections, parse(&[])?.connections), (200, 32));
         assert!(parse(&["--swaps", "5"]).is_err());
         assert!(swap(&["--no-wasmtime"]).is_err());
         Ok(())
