@@ -122,11 +122,15 @@ fn cpu_time_after_the_answer_is_in_the_metrics() {
     let berth = Manifest::new().handler("fixtures/counter").start();
     let answer = berth.get("/counter/burn");
     let line = berth.request_line(answer.header("x-request-id").unwrap());
-    assert!(line["cpu_us"].as_u64().unwrap() < 100_000, "{line}");
+    let at_the_answer = line["cpu_us"].as_u64().unwrap() as f64 / 1e6;
     let of = ["counter"];
     berth.metric_becomes("berth_plugin_cpu_seconds_count", &of, |n| n == 1.0);
     let cpu = berth.metric("berth_plugin_cpu_seconds_sum", &of);
-    assert!((0.09..0.6).contains(&cpu), "{cpu} s");
+    // It works for a tenth of a second by the clock, in which others may have the core.
+    assert!(
+        (0.02..0.6).contains(&cpu) && cpu > at_the_answer,
+        "{cpu} s, {line}"
+    );
 }
 
 #[test]

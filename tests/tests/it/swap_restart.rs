@@ -376,6 +376,28 @@ fn rollback_survives_and_can_be_undone_after_a_restart() {
     serves(&berth, 3);
 }
 
+/// What a host began to serve with is kept even if its file is another one before all of that is written.
+#[test]
+fn version_that_is_replaced_right_after_the_first_start_can_be_gone_back_to() {
+    const PLUGINS: usize = 60;
+    let site = Site::new();
+    let file = |number: usize| format!("c{number}.wasm");
+    let manifest = (0..PLUGINS).fold(Manifest::new().raw(WATCH), |manifest, number| {
+        site.put(&file(number), &hello(1));
+        manifest.handler_file(&format!("p{number}"), &site.at(&file(number)), "")
+    });
+    let berth = site.start(&manifest);
+    let operator = Operator::of(&berth);
+    let last = PLUGINS - 1;
+    site.replace(&file(last), &hello(2));
+    let plugin = format!("p{last}");
+    operator.event(0, &plugin, "swapped");
+    let answer = operator.post(&format!("/admin/plugins/{plugin}/rollback"), &json!({}));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["to"], digest(&hello(1)), "{}", answer.text());
+    assert_eq!(berth.get(&format!("/{plugin}/Ada")).text(), greeting(1, "Ada"));
+}
+
 /// Versions that were saved are there for a rollback after a restart as well, as many as `keep` says.
 #[test]
 fn versions_are_kept_over_a_restart_as_many_as_the_manifest_says() {

@@ -75,6 +75,8 @@ pub enum Refused {
     Table = 2,
     /// Linear memory, by the budget of the process.
     Budget = 3,
+    /// Linear memory, which the whole budget of the process would not be enough for.
+    Total = 4,
 }
 
 impl Meter {
@@ -158,6 +160,7 @@ impl Meter {
             1 => Refused::Memory,
             2 => Refused::Table,
             3 => Refused::Budget,
+            4 => Refused::Total,
             _ => Refused::Nothing,
         }
     }
@@ -372,7 +375,9 @@ impl ResourceLimiter for Limiter {
             return Ok(false);
         }
         if !self.budget.take(more) {
-            self.meter.refuse(Refused::Budget);
+            let never = total > self.budget.limit();
+            self.meter
+                .refuse(if never { Refused::Total } else { Refused::Budget });
             return Ok(false);
         }
         self.memory = total;

@@ -139,6 +139,8 @@ pub struct Canary {
     pub version: Arc<Version>,
     /// Who gets it, and how it does.
     pub trial: Arc<Trial>,
+    /// The digest of the plugin's file when it was deployed, if that could be read.
+    pub file: Option<String>,
 }
 
 impl Serving {
@@ -319,6 +321,8 @@ pub struct Version {
     pub callers: Streak,
     /// What is counted of it.
     pub metrics: Arc<VersionMetrics>,
+    /// Its bytes, from a start until they are kept: by then its file may be another one.
+    unkept: Mutex<Option<Source>>,
 }
 
 impl Version {
@@ -344,7 +348,19 @@ impl Version {
             streak: Streak::default(),
             callers: Streak::default(),
             metrics: Arc::default(),
+            unkept: Mutex::default(),
         }
+    }
+
+    /// It is served before it is kept.
+    pub(super) fn keep_later(mut self, source: Source) -> Self {
+        self.unkept = Mutex::new(Some(source));
+        self
+    }
+
+    /// Its bytes, if they are still to be kept. Nothing the next time.
+    pub(super) fn take_unkept(&self) -> Option<Source> {
+        self.unkept.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Nobody new is sent to it: its idle instances go, and every other one when its request has ended.

@@ -18,8 +18,8 @@ pub fn classify(error: &wasmtime::Error, meter: &Meter) -> Error {
         return Error::Internal(format!("no slot in the instance pool: {error:#}"));
     }
     let kind = kind(error, meter);
-    if kind == Trap::Memory && meter.refused() == Refused::Budget {
-        // The others have it all: not this guest's fault.
+    if kind == Trap::Memory && matches!(meter.refused(), Refused::Budget | Refused::Total) {
+        // The others have it all, or all is too little: not this guest's fault.
         return Error::HostBusy;
     }
     Error::Guest(Fault {
@@ -50,7 +50,7 @@ fn kind(error: &wasmtime::Error, meter: &Meter) -> Trap {
         _ => {}
     }
     match meter.refused() {
-        Refused::Memory | Refused::Budget => Trap::Memory,
+        Refused::Memory | Refused::Budget | Refused::Total => Trap::Memory,
         Refused::Table => Trap::Table,
         Refused::Nothing => Trap::Unreachable,
     }

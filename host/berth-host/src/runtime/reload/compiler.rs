@@ -1,5 +1,4 @@
-//! A thread that reads, hashes, checks and links components, and waits until they are compiled: one after another, and at
-//! low priority, as the cores belong to the requests.
+//! A thread that reads, hashes, checks and links components, and waits until they are compiled, one after another.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -19,14 +18,16 @@ type Job = Box<dyn FnOnce() + Send>;
 pub struct Compiler(SyncSender<Job>);
 
 impl Compiler {
-    /// Start it, with a name of at most 15 bytes.
+    /// Start it, with a name of at most 15 bytes. `is_nice`: it gives way to the requests, to which the cores belong.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(name: &str) -> std::io::Result<Self> {
+    pub fn start(name: &str, is_nice: bool) -> std::io::Result<Self> {
         let (sender, jobs) = sync_channel::<Job>(WAITING);
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            be_nice();
+            if is_nice {
+                be_nice();
+            }
             jobs.into_iter().for_each(|job| job());
         })?;
         Ok(Self(sender))
@@ -52,7 +53,7 @@ mod tests {
 
     #[tokio::test]
     async fn thread_survives_a_job_that_panics() {
-        let compiler = Compiler::start("berth-test").unwrap();
+        let compiler = Compiler::start("berth-test", true).unwrap();
         assert_eq!(compiler.run(|| -> u8 { panic!("as compilers do") }).await, None);
         assert_eq!(
             compiler

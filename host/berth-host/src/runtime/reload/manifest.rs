@@ -53,7 +53,7 @@ impl Reloader {
             Ok(_) => _ = self.told.remove(MANIFEST),
             Err(event) => {
                 if self.found_no_room {
-                    self.again.insert(MANIFEST.to_owned(), Again::after(again));
+                    self.again.insert(MANIFEST.to_owned(), Again::after(again, None));
                 }
                 self.held.push(Held {
                     of: MANIFEST.to_owned(),

@@ -2,10 +2,12 @@
 //!
 //! One task, the [`Reloader`], makes every change, one after another: what a file's author saves, what an operator sends,
 //! what a trial decides, what the manifest says. While it waits for a component to be compiled, which may take a minute, it
-//! makes what is urgent: a rollback, a promotion, switching a plugin off or on, taking a candidate back. A component goes through the same steps whoever brings it: read whole, its
-//! signature verified, compiled on the one thread for that (or taken from the cache), compared with what the manifest grants,
-//! instantiated once. Only then it takes the place of the one before, by one atomic store; requests in flight finish on the
-//! version that they began with, which goes with the last of them. Whatever fails on the way changes nothing and is told once.
+//! makes what is urgent: a rollback, a promotion, switching a plugin off or on, what a trial decides.
+//!
+//! A component goes through the same steps whoever brings it: read whole, its signature verified, compiled (or taken from the
+//! cache), compared with what the manifest grants, instantiated once. Only then it takes the place of the one before, by one
+//! atomic store; requests in flight finish on the version that they began with, which goes with the last of them. Whatever
+//! fails on the way changes nothing and is told once.
 //!
 //! Who wins: the last act. An operator's deploy or rollback holds until the file becomes another one than it was then, also
 //! over a restart ([`kept::State::at_start`]).
@@ -107,8 +109,6 @@ pub struct Reloader {
     chosen: HashMap<String, u64>,
     /// Counts what was made of each plugin meanwhile.
     acts: HashMap<String, u64>,
-    /// What trials have decided meanwhile and is not urgent.
-    later: Vec<Decision>,
     watch: Option<Watch>,
     /// What is kept of every plugin, as on disk.
     states: HashMap<String, State>,
@@ -144,15 +144,19 @@ struct Held {
 struct Again {
     at: Instant,
     pause: Duration,
+    /// Its digest, if it is a component.
+    digest: Option<String>,
 }
 
 impl Again {
     /// After it was tried in vain; `before` is what there was until then.
-    fn after(before: Option<Self>) -> Self {
-        let pause = before.map_or(AGAIN, |before| (before.pause * 2).min(AGAIN_AT_MOST));
+    fn after(before: Option<Self>, digest: Option<String>) -> Self {
+        let same = before.filter(|before| before.digest == digest);
+        let pause = same.map_or(AGAIN, |before| (before.pause * 2).min(AGAIN_AT_MOST));
         Self {
             at: Instant::now() + pause,
             pause,
+            digest,
         }
     }
 }
@@ -206,13 +210,12 @@ impl Reloader {
             development,
             inbox,
             decisions: mpsc::channel(WAITING),
-            compiler: Compiler::start("berth-compile")?,
-            urgent: Compiler::start("berth-urgent")?,
+            compiler: Compiler::start("berth-compile", true)?,
+            urgent: Compiler::start("berth-urgent", false)?,
             is_urgent: false,
             decided_at: HashMap::new(),
             chosen: HashMap::new(),
             acts: HashMap::new(),
-            later: Vec::new(),
             watch: None,
             held: Vec::new(),
             again: HashMap::new(),
@@ -268,9 +271,6 @@ impl Reloader {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            for (plugin, trial, verdict) in std::mem::take(&mut self.later) {
-                self.decided(&plugin, &trial, verdict).await;
-            }
             tokio::select! {
                 () = stop.cancelled() => return,
                 command = self.inbox.next() => match command {
@@ -313,12 +313,8 @@ impl Reloader {
                 done = &mut slow => return done,
                 Some(command) = self.inbox.urgent.recv() => self.make_urgently(command).await,
                 Some((plugin, trial, verdict)) = self.decisions.1.recv() => {
-                    // A promotion takes a look at the plugin's file, and is in no hurry.
-                    if matches!(verdict, Verdict::Promote) {
-                        self.later.push((plugin, trial, verdict));
-                    } else {
-                        self.decided(&plugin, &trial, verdict).await;
-                    }
+                    self.acted(&plugin);
+                    self.decided(&plugin, &trial, verdict).await;
                 }
             }
         }
@@ -328,12 +324,19 @@ impl Reloader {
     fn make_urgently(&mut self, command: Command) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
             if let Some(plugin) = command.change.plugin() {
-                *self.acts.entry(plugin.to_owned()).or_default() += 1;
+                self.acted(plugin);
             }
             self.is_urgent = true;
             self.answer(command).await;
             self.is_urgent = false;
         })
+    }
+
+    fn acted(&mut self, plugin: &str) {
+        // What there isn't is not counted: operators may write any name.
+        if self.host.table.load().plugin(plugin).is_some() {
+            *self.acts.entry(plugin.to_owned()).or_default() += 1;
+        }
     }
 
     /// The thread for what is being made.
@@ -360,6 +363,11 @@ impl Reloader {
         }
         let mut differ = Vec::new();
         for plugin in new() {
+            if let Some(version) = plugin.current()
+                && let Some(source) = version.take_unkept()
+            {
+                self.keep(plugin, &version, source, by, None).await;
+            }
             let of = Arc::clone(plugin);
             let source = self.lane().run(move || Source::file(&of.spec)).await;
             match (source, plugin.current()) {
@@ -486,7 +494,12 @@ impl Reloader {
         let loaded = self.load(plugin, source).await;
         if self.chosen.get(&plugin.name).copied() != chosen {
             // An operator has chosen something else meanwhile, which holds until the file is another one again.
-            return;
+            return match loaded {
+                Err(refused) if !matches!(refused.fault, LoadFault::NoRoom { .. }) => {
+                    self.hold(plugin, refused, By::File);
+                }
+                _ => _ = self.told.remove(&plugin.name),
+            };
         }
         match loaded {
             Ok(ready) => {
@@ -497,7 +510,8 @@ impl Reloader {
             }
             Err(refused) => {
                 if matches!(refused.fault, LoadFault::NoRoom { .. }) {
-                    self.again.insert(plugin.name.clone(), Again::after(again));
+                    self.again
+                        .insert(plugin.name.clone(), Again::after(again, refused.digest.clone()));
                 }
                 self.hold(plugin, refused, By::File);
             }
@@ -708,13 +722,11 @@ impl Reloader {
     }
 
     fn has_to_tick(&self) -> bool {
-        let waits = [
-            self.held.is_empty(),
-            self.again.is_empty(),
-            self.comparisons.is_empty(),
-            self.leaving.is_empty(),
-        ];
-        !waits.into_iter().all(|is_empty| is_empty)
+        let rests = self.held.is_empty()
+            && self.again.is_empty()
+            && self.comparisons.is_empty()
+            && self.leaving.is_empty();
+        !rests
     }
 
     fn tick(&mut self) {

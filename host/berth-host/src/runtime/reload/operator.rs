@@ -26,7 +26,10 @@ impl Reloader {
             Change::RollBack { plugin, to } => {
                 let plugin = self.plugin(&plugin)?;
                 let event = self.roll_back(&plugin, to, asked).await?;
-                self.has_decided(&plugin, asked);
+                // Whatever is deployed takes a candidate's place anyway.
+                if event.kind != Kind::CanaryWithdrawn {
+                    self.has_decided(&plugin, asked);
+                }
                 Ok(event)
             }
             Change::Promote { plugin } => {
@@ -82,7 +85,7 @@ impl Reloader {
             None => Ok(self
                 .switch(plugin, ready, By::Deploy, Kind::Swapped, Some(file))
                 .await),
-            Some((share, bounds)) => self.try_out(plugin, ready, share, bounds).await,
+            Some(canary) => self.try_out(plugin, ready, canary, file).await,
         }
     }
 
@@ -120,7 +123,13 @@ impl Reloader {
         }
     }
 
-    async fn try_out(&mut self, plugin: &Arc<Plugin>, ready: Ready, share: Share, bounds: Bounds) -> Outcome {
+    async fn try_out(
+        &mut self,
+        plugin: &Arc<Plugin>,
+        ready: Ready,
+        (share, bounds): (Share, Bounds),
+        file: Option<String>,
+    ) -> Outcome {
         let serving = plugin.serving().as_ref().clone();
         let Ok(current) = &serving.current else {
             return Err(Error::Conflict(format!(
@@ -155,6 +164,7 @@ impl Reloader {
             canary: Some(Canary {
                 version: ready.version,
                 trial: Arc::clone(&trial),
+                file,
             }),
             ..serving
         });
@@ -265,7 +275,14 @@ impl Reloader {
         // Only now: a trial that has ended gives nobody the candidate any more.
         canary.trial.cancel();
         plugin.ledger.swaps.made();
-        let file = self.file_digest(plugin).await;
+        // What a trial decides holds until the file is another one than when the trial began; what an operator decides, than now.
+        let file = match by {
+            By::Canary => canary.file,
+            _ => self.file_digest(plugin).await,
+        };
+        if by != By::Canary {
+            *self.chosen.entry(plugin.name.clone()).or_default() += 1;
+        }
         let keep = self.spec.reload.keep;
         let state = self.state(&plugin.name);
         state.became_current(
@@ -283,7 +300,6 @@ impl Reloader {
             file,
         });
         let state = state.clone();
-        *self.chosen.entry(plugin.name.clone()).or_default() += 1;
         event.not_kept = self.write(plugin, None, state).await;
         Ok(self.host.events.tell(event))
     }

@@ -12,7 +12,7 @@ use wasmtime::WasmBacktrace;
 
 use crate::error::{Error, Trap};
 use crate::runtime::instance::{Instance, Origin};
-use crate::runtime::limits::Meter;
+use crate::runtime::limits::{Meter, Refused};
 use crate::runtime::load_fault::{LoadFault, spaced};
 use crate::runtime::plugin::{Plugin, PluginLimits, Version};
 use crate::runtime::trap;
@@ -45,10 +45,8 @@ pub async fn probe(host: &Host, plugin: &Arc<Plugin>, version: &Arc<Version>) ->
             Error::Guest(it) => fault(it.trap, cause(&error, it.trap, &limits)),
             Error::HostBusy => {
                 let total = bytesize::ByteSize::b(host.runtime.budget.limit() as u64);
-                drop(instance);
-                match host.runtime.budget.used() {
-                    // Nobody else has any, so there will never be room for it.
-                    0 => fault(
+                match meter.refused() {
+                    Refused::Total => fault(
                         Trap::Memory,
                         format!("it needs more than the {total} of `limits.total_memory`"),
                     ),

@@ -24,7 +24,7 @@ pub fn load_changed(
         let digest = file.as_ref().ok().map(|source| source.sha256.as_str());
         let is_chosen = matches!(state.at_start(digest), AtStart::Kept(_, Because::Chosen));
         if !is_chosen {
-            return load_source(runtime, spec, &file?);
+            return load_file(runtime, spec, services, state, file?);
         }
     }
     let digest = file.as_ref().ok().map(|source| source.sha256.as_str());
@@ -73,7 +73,7 @@ fn load_from(
             ),
         }
     }
-    let fault = match file.and_then(|source| load_source(runtime, spec, &source)) {
+    let fault = match file.and_then(|source| load_file(runtime, spec, services, state, source)) {
         Ok(version) => return Ok(version),
         Err(fault) => fault,
     };
@@ -88,6 +88,21 @@ fn load_from(
         }
         _ => Err(fault),
     }
+}
+
+/// What was read of the file, with its bytes if it is a version that isn't kept yet.
+fn load_file(
+    runtime: &Runtime,
+    spec: &PluginSpec,
+    services: &Services,
+    state: &State,
+    source: Source,
+) -> Result<Version, LoadFault> {
+    let version = load_source(runtime, spec, &source)?;
+    if services.kept.is_none() || state.current.as_ref() == Some(&version.sha256) {
+        return Ok(version);
+    }
+    Ok(version.keep_later(source))
 }
 
 /// Why it isn't the file, if that is faulty.
