@@ -186,10 +186,12 @@ fn log_lines_carry_the_request_that_wrote_them() {
     let berth = counter("");
     let answers = at_once(&berth, &["log"; 8]);
     for answer in answers {
+        let id = answer.header("x-request-id").unwrap();
         let event = berth.logged("its line", |e| {
-            e["message"] == format!("call {}", answer.text().trim())
+            e["target"] == "berth::guest" && e["request_id"] == id
         });
-        assert_eq!(event["request_id"], answer.header("x-request-id").unwrap());
+        // On a busy machine there may be two instances, each of which counts its own calls.
+        assert_eq!(event["message"], format!("call {}", answer.text().trim()));
     }
 }
 
