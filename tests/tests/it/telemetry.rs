@@ -94,7 +94,8 @@ fn request_has_a_server_span_and_the_guests_below_it() {
     );
     assert_eq!(guest.trace_id, span.trace_id);
     let cpu = |s: &Span| s.attribute("berth.cpu_ms").parse::<f64>().unwrap();
-    assert!(cpu(&guest) >= 15.0 && cpu(&span) >= 15.0, "{guest:#?}");
+    // It works for 20 ms by the clock, in which others may have the core.
+    assert!(cpu(&guest) >= 3.0 && cpu(&span) >= 3.0, "{guest:#?}");
     assert!(span.attribute("berth.queue_ms").parse::<f64>().unwrap() >= 0.0);
     let everything = format!("{:?}", collector.spans());
     assert!(!everything.contains("secret"), "no query strings: {everything}");
