@@ -352,10 +352,11 @@ fn half_written_component_is_never_loaded_and_the_whole_one_once() {
     served.caller.sees(&greeting(2, "Ada"));
     served.settle();
     let kinds = served.kinds();
-    if longest < Duration::from_secs(1) {
+    // A file that rests for half a second is told as it is, and a busy host may take a while to notice that it doesn't.
+    if longest < Duration::from_millis(250) {
         assert_eq!(kinds, ["swapped"]);
     } else {
-        // A writer that is silent for so long has left for all that anybody knows, and may be told so.
+        // A writer that is silent for longer has left for all that anybody knows.
         assert_eq!(
             kinds.iter().filter(|kind| *kind == "swapped").count(),
             1,
