@@ -68,10 +68,11 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Fai
     let measured = measure(&servers, &tools, &options, &cases)?;
     let report = Report::new(machine, &servers, &options, measured);
     if options.json {
-        println!("{}", report.json())
+        println!("{}", report.json());
     } else {
-        print!("{}", report.text())
+        print!("{}", report.text());
     }
+    servers.end();
     Ok(())
 }
 

@@ -49,7 +49,7 @@ Cases of `bench swap`, each once while nothing is swapped and once while its plu
                 as http02-fresh, every time with a component that has to be compiled
 
 All servers run at once; the cases take turns, in an order that rotates. Ratios count, absolute numbers don't.
-Close other programs first. Logs and manifests are in target/bench/. For a quick look:
+Close other programs first. Manifests are in target/bench/, and the logs if something fails. For a quick look:
   cargo xtask bench --only hyper typed-fresh --rounds 3 --seconds 2
   cargo xtask bench swap --only http02-fresh --swaps 100";
 

@@ -72,6 +72,16 @@ impl Servers {
         Ok(servers)
     }
 
+    /// All is measured: ends the servers, and removes their logs, which have a line for every request and so gigabytes.
+    pub(super) fn end(self) {
+        let logs: Vec<PathBuf> = self.running.iter().map(|server| server.log.clone()).collect();
+        drop(self);
+        for log in logs {
+            // It is in the target folder, which somebody may have cleaned.
+            std::fs::remove_file(log).ok();
+        }
+    }
+
     /// Sends the case's request until it is answered rightly or the server's time is over.
     pub(super) fn check(&self, case: &Case) -> Result<(), Failure> {
         let server = self.of(case)?;

@@ -125,6 +125,7 @@ pub(super) fn run(workspace: &Workspace, arguments: &[String]) -> Result<(), Fai
     } else {
         print!("{}", report.text());
     }
+    servers.end();
     Ok(())
 }
 
