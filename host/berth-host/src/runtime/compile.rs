@@ -11,7 +11,7 @@ use wasmtime::component::Component;
 
 /// How much less of a core a compiling thread gets than one that serves; see nice(2). With 10 it is a tenth while both want
 /// it, so that no compile is put off for ever.
-pub(super) const NICENESS: i32 = 10;
+const NICENESS: i32 = 10;
 
 /// The threads. They end when this is dropped.
 #[derive(Debug)]
@@ -85,6 +85,23 @@ mod tests {
         assert!(name.starts_with("berth-compile-"), "{name}");
         let own = rustix::process::getpriority_process(Some(rustix::thread::gettid())).unwrap();
         assert_eq!(nice, (own + NICENESS).min(19));
+    }
+
+    /// As when an operator goes back to an earlier version while another one is compiled.
+    #[test]
+    fn second_component_does_not_wait_for_the_first() {
+        let engine = Engine::default();
+        let compilers = Compilers::start(1).unwrap();
+        let first = compilers.taken.lock().unwrap();
+        let whole = wat::parse_str("(component)").unwrap();
+        std::thread::scope(|scope| {
+            let (done, second) = std::sync::mpsc::channel();
+            let (compilers, engine, whole) = (&compilers, &engine, &whole);
+            scope.spawn(move || done.send(compilers.component(engine, whole).is_ok()));
+            let compiled = second.recv_timeout(std::time::Duration::from_secs(30));
+            drop(first);
+            assert_eq!(compiled, Ok(true));
+        });
     }
 
     #[test]
